@@ -336,3 +336,25 @@ def test_rows_lie_in_the_order_the_schema_says(annotated: store.Store, table: st
         ordered["towards"] = ordered.position_id.where(up, -ordered.position_id)
         assert ordered.sort_values(["place", "towards"], kind="stable").index.is_monotonic_increasing
     assert rows.index.equals(rows.sort_values("shard", kind="stable").index)
+
+
+@pytest.mark.parametrize(
+    ("positions", "length"), [(1, 20), (2_688, 21), (6_400, 50), (12_800, 100), (10**9, 100)]
+)
+def test_lists_are_shorter_for_a_short_text(model: Model, positions: int, length: int) -> None:
+    """Of 4 entries for every d_mlp positions; what a person asks for stays as it is."""
+    assert model.d_mlp == 512
+    assert Settings().with_lists(positions, model).top == length
+    assert Settings(top=7).with_lists(positions, model).top == 7
+
+
+def test_a_short_run_has_short_lists_by_default(
+    corpus: str, model: Model, tmp_path: Path, annotated: store.Store
+) -> None:
+    """Here as short as TOP, so they are the lists that were asked for."""
+    with Corpus([corpus]) as documents:
+        ingest(documents, model, str(tmp_path / "x.duckdb"), Settings(context=CONTEXT, samples=0))
+    query = "SELECT side, layer, neuron, rank, position_id, activation FROM neuron_top ORDER BY ALL"
+    found, asked = (of.sql(query) for of in (store.open(tmp_path / "x.duckdb"), annotated))
+    assert found["rank"].max() == TOP
+    pd.testing.assert_frame_equal(found, asked, check_exact=False, atol=1e-5)

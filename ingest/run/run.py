@@ -50,6 +50,7 @@ class Run:
     def _summary(self) -> RunSummary:
         model, settings, survey = self.model, self.settings, self.survey
         counts_all = settings.special_in_lists
+        assert settings.top, "settings with the length of the lists"
         return RunSummary(
             model.n_layers,
             model.d_mlp,

@@ -11,6 +11,7 @@ from annotate_transformer.ingest.models.model import Model
 
 DEFAULT_CONTEXT = 256
 BATCH_VALUES = 25_000_000  # approximate maximum number of activations and attention values per batch
+LONGEST_LISTS, SHORTEST_LISTS = 100, 20  # lengths between which the default length of a list lies
 SHARD_ROWS = 2_000_000  # approximate number of neuron rows in a shard; they are in memory until the commit
 MOST_CONTEXT = 2**16  # maximum number of tokens in a window; the store keeps their distances in two bytes
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
@@ -27,7 +28,7 @@ class Settings:
     `parse_special`: read special tokens written out in a document as special tokens;
     `keep_neurons`, `keep_sources`: number of terms stored per position (None: all terms; most neurons are
     then stored in few bits, see `attribution.codes`);
-    `top`: length of each top list;
+    `top`: length of each top list (None: see `with_lists`);
     `first_in_lists`: let a window's first position into lists;
     `special_in_lists`: let special tokens into lists, statistics and sample;
     `samples`: number of positions for which all activations are stored;
@@ -42,7 +43,7 @@ class Settings:
     limit_tokens: int | None = None
     keep_neurons: int | None = 8
     keep_sources: int | None = 24
-    top: int = 100
+    top: int | None = None
     first_in_lists: bool = False
     special_in_lists: bool = False
     samples: int = 1000
@@ -108,6 +109,16 @@ class Settings:
             keep_neurons=self.keep_neurons and min(self.keep_neurons, model.d_mlp),
             keep_sources=_fewer(self.keep_sources, model.n_layers * model.n_heads * settings.context),
         )
+
+    def with_lists(self, positions: int, model: Model) -> "Settings":
+        """Return the settings with the length of the top lists filled in, for a run of `positions` positions.
+
+        By default a list has 4 entries for every d_mlp positions, at least SHORTEST_LISTS and at most
+        LONGEST_LISTS. So the two lists of every neuron have together at most about half as many entries as
+        the run has rows of neurons; without this rule, the lists of a short text would outweigh its rows.
+        """
+        length = min(LONGEST_LISTS, max(SHORTEST_LISTS, 4 * positions // model.d_mlp))
+        return replace(self, top=self.top or length)
 
     @property
     def keep(self) -> Keep:

@@ -69,7 +69,7 @@ def heads(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """List heads with their composition, and their behaviour on text, on random tokens and by their weights."""
+    """List heads: their composition, and their behaviour on text, on random tokens and by their weights."""
     from annotate_transformer import store
 
     with store.open(db) as s, s.together():
