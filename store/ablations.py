@@ -18,9 +18,9 @@ from annotate_transformer.store.units import Head, Neuron
 from annotate_transformer.store.writer import Writer
 
 REPLACEMENTS = ("zero", "mean", "resample")
-HEADS = "heads"  # stands for all heads, each ablated separately
-OTHERS = 16  # number of random windows whose values replace ablated outputs in `mean` and `resample`
-OUTCOME = {"rank": "target_rank"}  # fields of `Outcome` whose database column has another name
+HEADS = "heads"  # given instead of names of units, this text asks to ablate every head, one at a time
+OTHERS = 16  # number of random windows; `mean` and `resample` replace an ablated output by values from them
+OUTCOME = {"rank": "target_rank"}  # maps a field of `Outcome` to its column in the store, if the names differ
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,16 +15,17 @@ LOST = {
     *("bignum", "uhugeint", "bit", "time with time zone", "interval", "union", "variant", "geometry"),
     *("unknown", "lambda", "any", "pointer", "type"),
 }
-# Types with values that Python cannot represent, such as years after 9999. If the answer is written as text,
-# values of the types in NOT_IN_TEXT are always cast to text. Values of the types in NOT_IN_NESTED_TEXT are
-# cast to text only inside a list, struct or map.
+# Types with some values that Python cannot represent, such as years after 9999. If the answer is written as
+# text, a column of a type in NOT_IN_TEXT is always cast to text. A type in NOT_IN_NESTED_TEXT is cast to text
+# only where it is inside a list, struct or map.
 NOT_IN_TEXT = {"time", "time_ns"}
 NOT_IN_NESTED_TEXT = {
     *("date", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"),
     *("timestamp with time zone", "timestamp_tz", "timestamp_tz_ns"),
 }
 
-# Types that are cast to a narrower type for Parquet. DuckDB raises an error if a value does not fit.
+# NARROW: from a DuckDB type to the type to which its values are cast for a Parquet file. The new type has a
+# smaller range, and DuckDB raises an error for a value outside this range.
 NARROW = {"hugeint": "DECIMAL(38, 0)", "timestamp_s": "TIMESTAMP", "timestamp_ms": "TIMESTAMP"}
 
 
@@ -38,7 +39,7 @@ def for_arrow(con: duckdb.DuckDBPyConnection, query: str, parameters: Any, *, ta
         columns = con.execute(f"FROM {inner} LIMIT 0", parameters).description
     except (duckdb.OutOfMemoryException, duckdb.InterruptException):
         raise
-    except duckdb.Error:  # not a SELECT, or wrong SQL: running the query itself gives a better error
+    except duckdb.Error:  # not a SELECT, or wrong SQL: DuckDB's error is clearer if `query` itself is run
         return query
     alone = {"text": dict.fromkeys(NOT_IN_TEXT, "VARCHAR"), "parquet": NARROW}.get(target, {})
     within = {"text": dict.fromkeys(NOT_IN_NESTED_TEXT, "VARCHAR")}.get(target, {})
@@ -65,7 +66,7 @@ def _cast(kind: Any, odd: dict[str, str], within: dict[str, str]) -> str | None:
     if kind.id not in ("list", "array", "struct", "map"):
         return None
     children = kind.children
-    if any(name == "" for name, _ in children):  # Arrow would lose unnamed fields, as in row(1, 2)
+    if any(name == "" for name, _ in children):  # Arrow would lose fields without names, as in row(1, 2)
         return "VARCHAR"
     casts = [_cast(child, within, within) if name != "size" else None for name, child in children]
     if not any(casts):

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from annotate_transformer.store.queries import schema
 
-# Regular expressions for schema.sql: ROW matches a row of the catalogue, COLUMN a column of a table.
+# Regular expressions for the text of schema.sql: ROW matches an INSERT of one row into base.catalogue, and
+# COLUMN matches the name and type of a column in a CREATE TABLE.
 ROW = (
     r"^INSERT INTO base\.catalogue VALUES "
     r"\('(\w+)', '(\w+)', (\[.*?\]), (\[.*?\]), (\w+), (?:NULL|'(.*)')\);$"

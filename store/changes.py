@@ -5,8 +5,8 @@ from typing import Any
 from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.checksum import Change, of_shard
 
-# SQL conditions that select the rows of given top-k lists, and the rows of given layers. The parameters have
-# the same names as in write.sql.
+# SQL conditions. OF_LISTS selects the rows of the given top-k lists, and OF_LAYERS selects the rows of the
+# given layers. The parameters $kinds, $lists and $layers mean the same as in write.sql.
 OF_LISTS = (
     "(kind, list, layer) IN "
     "(SELECT unnest($kinds::unit_kind[]), unnest($lists::unit_list[]), unnest($layers::UTINYINT[]))"

@@ -24,23 +24,29 @@ import duckdb
 from annotate_transformer.store.catalogue import Column, Table, catalogue
 from annotate_transformer.store.list_sums import PRIME, list_sums, remainder
 
-NULL = 1_123_581_321  # the integer that stands for NULL in a row's hash
-# Number of bits of a column's factor. A column's value has at most 32 bits, so value times factor, summed
-# over 32 columns, is less than 2^63 and fits into a BIGINT.
+NULL = 1_123_581_321  # the integer by which a NULL is replaced in the hash of a row
+
+# FACTOR_BITS: the hash of a row is a sum of terms, one per column: the column's value times a factor of this
+# many bits. A value has at most 32 bits, so the sum over 32 columns is below 2^63 and fits into a BIGINT.
 FACTOR_BITS = 24
-# Tables without a checksum. `annotate verify` compares base.checksum itself with the rows that it covers.
+# OUTSIDE: the tables without a checksum. The table base.checksum needs none, because `annotate verify`
+# computes all checksums again and compares them with the rows of base.checksum.
 OUTSIDE = {"checksum"}
 
-LISTS = ("UTINYINT[]", "FLOAT[]", "DECIMAL(9, 3)[]", "BIGINT[]")  # types that `list_sums` can read
-ROWS = 128  # number of rows with lists that are read at once
+# LISTS: the types of list columns. `list_sums` hashes their values in Python; SQL hashes the values of all
+# other columns.
+LISTS = ("UTINYINT[]", "FLOAT[]", "DECIMAL(9, 3)[]", "BIGINT[]")
+ROWS = 128  # number of rows that `_with_lists` reads at a time
 
-# For each column type, the SQL expression that turns a value into an integer of at most 32 bits. A type that
-# is not listed here is an enum.
+# INTEGERS maps the type of a column to the SQL expression that turns its values into integers of at most 32
+# bits. A type that is not listed here is an enum, for which ENUM is the expression.
 INTEGERS = {
     **dict.fromkeys(("BOOLEAN", "UTINYINT", "USMALLINT", "UINTEGER", "INTEGER"), "{0}::BIGINT"),
     "BIGINT": "{0} % {prime}",
     "HUGEINT": "({0} % {prime})::BIGINT",
-    "FLOAT": "CASE WHEN {0} = 0 THEN 0 ELSE {0}::BIT::INTEGER::BIGINT END",  # the bits of the float
+    # The 32 bits of a float are read as an integer. Zero is handled apart, because 0 and -0 have different
+    # bits.
+    "FLOAT": "CASE WHEN {0} = 0 THEN 0 ELSE {0}::BIT::INTEGER::BIGINT END",
     "DOUBLE": "CASE WHEN {0} = 0 THEN 0 ELSE {0}::BIT::BIGINT % {prime} END",
     "DECIMAL(5, 4)": "({0} * 10000)::BIGINT",
     "DECIMAL(9, 4)": "({0} * 10000)::BIGINT",
@@ -55,7 +61,7 @@ INTEGERS = {
 }
 ENUM = "enum_code({0})::BIGINT"
 
-Sums = tuple[int, int]  # number of rows, checksum
+Sums = tuple[int, int]  # (number of rows, checksum of these rows)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from annotate_transformer.store.session import Session
 
 Token = str | int
 Toward = Token | Sequence[Token] | Values
-STORED = ("next", "top")  # targets whose terms are stored: next token, top prediction
+STORED = ("next", "top")  # the store has the terms of the logits of these tokens: next token, top prediction
 READ_AGAIN = "computed: the run's model read the window again"
 COMPUTED = f"{READ_AGAIN}; these are all terms, and none is rounded"
 
@@ -214,7 +214,7 @@ def _mean(form: str, ids: Sequence[int]) -> str:
     return columns if len(ids) == 1 else f"mean({columns})"
 
 
-# Terms as a DataFrame, and as an `Expression`
+# The functions and the class below turn computed terms into a DataFrame and into an `Expression`.
 
 
 def frame(terms: Terms, by: str, window: pd.DataFrame) -> pd.DataFrame:

@@ -15,8 +15,8 @@ from annotate_transformer.store.question import add_note, describe, largest_firs
 
 KINDS = ("component", "head", "neuron")
 LEAST_ACCURACY = 0.8
-NAMED = 5  # maximum number of groups of documents that a message names
-Ask = Callable[[str], pd.DataFrame]  # takes the name of a query and returns the answer
+NAMED = 5  # maximum number of groups of documents that are listed by name in a message
+Ask = Callable[[str], pd.DataFrame]  # a function that takes the name of a query and returns its answer
 
 
 def accuracy(ask: Ask, by: str | None) -> pd.DataFrame:
@@ -33,7 +33,7 @@ def accuracy(ask: Ask, by: str | None) -> pd.DataFrame:
         )
     if by is not None and found.group_name.tolist() == ["(none)"]:
         raise BadQuestion(f"No document with a contrast has the column {by!r}. Is the name right?")
-    from scipy import stats  # imported only here, because the import takes a second
+    from scipy import stats  # imported only here, because importing scipy.stats takes a second
 
     ends = [
         stats.binomtest(int(right), int(n)).proportion_ci(LEVEL, method="wilson")
@@ -73,7 +73,8 @@ def means(ask: Ask, kind: str, by: str | None, least_accuracy: float) -> pd.Data
     found = ask(f"contrast_means_{kind}")
     made = found.merge(groups.loc[is_done, ["group_name", "documents"]], on="group_name")
     made["mean"], made["max_error"] = made.total / made.documents, made.limits / made.documents
-    # If a unit's effect is not stored for every document of the group, the standard error is unknown.
+    # The standard error of a unit's mean effect is unknown if the unit's effect is not stored for every
+    # document of the group.
     made.loc[made.rows < made.documents, "standard_error"] = np.nan
     reach = stats.t.ppf((1 + LEVEL) / 2, made.documents - 1) * made.standard_error
     made["low"], made["high"] = made["mean"] - reach, made["mean"] + reach

@@ -46,16 +46,18 @@ KEEP_SECONDS = 0.2  # seconds for which a reader keeps the file open after a que
 AGO_SECONDS = 0.02  # minimum seconds between two checks for a waiting writer
 LEAST_BYTES = 16 * 2**20  # minimum bytes of memory with which DuckDB can open a store
 THREAD_BYTES = 256 * 2**20  # bytes of address space for one thread: its stack, buffers and C library arena
-# Maximum seconds between two attempts to open a file. It is less than writer.READERS_SECONDS, so that a
-# waiting reader tries at least once between two writes.
+
+# LONGEST_PAUSE: maximum seconds between two attempts to open a file that is in use. It is less than
+# writer.READERS_SECONDS, so that a waiting reader tries at least once between two writes.
 LONGEST_PAUSE = 0.02
 
-# Writers use ATTACH, because only ATTACH accepts ROW_GROUP_SIZE.
-# Each column of a row group ends in a partly filled block of 256 KB.
-# With the default row group of 122,880 rows, these partly filled blocks took a quarter of a store.
-# A shard has slightly more than 16,384 positions. In a table with 24 rows per position, or a multiple of 24,
-# the rows of a shard fill row groups of 409,600 rows.
-# DuckDB 1.2 and later versions can read these files.
+# WRITING: the options with which a writer attaches a file. Writers use ATTACH, because only ATTACH accepts
+# ROW_GROUP_SIZE.
+# In each row group, each column ends in a block of 256 KB that is only partly filled. With DuckDB's default
+# of 122,880 rows in a row group, these blocks made up a quarter of a store.
+# A shard has slightly more than 16,384 positions. If a table has 24 rows per position, the rows of one shard
+# almost fill a row group of 409,600 rows; with 48 rows per position they fill two, and so on.
+# STORAGE_VERSION lets DuckDB 1.2 and all later versions read the file.
 WRITING = "TYPE duckdb, ROW_GROUP_SIZE 409600, STORAGE_VERSION 'v1.2.0'"
 READING = "TYPE duckdb, READ_ONLY"
 
@@ -63,24 +65,28 @@ READING = "TYPE duckdb, READ_ONLY"
 # read the file.
 NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
-# Apply these settings after the file is opened, not in its configuration: within one process, DuckDB permits
-# a second connection to a file only with the same configuration, and a user's
+# SETTINGS: set after the file is opened, not in the configuration of the connection. Within one process,
+# DuckDB opens a file a second time only if both configurations are equal, and a user's
 # `duckdb.connect(FILE, read_only=True)` must work while a store is open.
 # late_materialization is off, because with it DuckDB 1.5 does not use zone maps, and a lookup took 40 ms
 # instead of 1 ms.
-# A join with at most dynamic_or_filter_threshold values uses an index (position_by_id, passage_by_id).
-# With more values DuckDB scans the table; the default threshold is 50.
+# dynamic_or_filter_threshold is the maximum number of values for which DuckDB finds the rows of a join with
+# an index (position_by_id, passage_by_id). With more values DuckDB scans the whole table. The default is 50.
 SETTINGS = (
-    "SET enable_progress_bar = false",  # DuckDB prints the bar to standard output unless Python runs a script
+    "SET enable_progress_bar = false",  # otherwise DuckDB prints a bar to stdout if Python runs no script
     "SET autoinstall_known_extensions = false",
     "SET autoload_known_extensions = false",
     "SET disabled_optimizers = 'late_materialization'",
     "SET GLOBAL dynamic_or_filter_threshold = 2000",
     "SET GLOBAL TimeZone = 'UTC'",
 )
-_opening = threading.Lock()  # held from the check of a file's first bytes until DuckDB has opened the file
+# _opening: held while this process reads a file's first bytes and then DuckDB opens the file. Without this
+# lock, another thread could read the first bytes of the same file after DuckDB has opened the file. By
+# closing the file after reading, that thread would release DuckDB's lock on it.
+_opening = threading.Lock()
 
-# Substrings of DuckDB's error messages about a corrupt file, whose bytes were changed after writing
+# DAMAGE: parts of the messages, in lower case, of DuckDB's errors about a file whose bytes were changed after
+# DuckDB had written them.
 DAMAGE = (
     "io error: corrupt",
     "corrupt database",
@@ -93,7 +99,8 @@ DAMAGE = (
 # Errors after which a DuckDB connection cannot be used any more
 BROKEN = (duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException)
 
-# Substrings of DuckDB's error messages if the file is already open, in another process or in this process
+# HELD: parts of the messages of DuckDB's errors about a file that is already open, in another process or in
+# this process.
 HELD = ("lock on file", "different configuration", "Unique file handle conflict")
 
 
@@ -154,9 +161,10 @@ class Reading:
         self._changed = threading.Condition()
         self._con: duckdb.DuckDBPyConnection | None = None
         self._users, self._free_since = 0, 0.0
-        # Whether a writer waited at the last check, and the time of that check
+        # _wanted: whether a writer was waiting for the file at the last check; _looked: the time of this
+        # check.
         self._wanted, self._looked = False, 0.0
-        self.known: dict[Any, Any] = {}  # cached facts about the runs; they stay true while the file is open
+        self.known: dict[Any, Any] = {}  # facts about the runs, which stay true while the file is open
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -171,7 +179,7 @@ class Reading:
                 threading.Thread(target=self._close_when_idle, args=(self._con,), daemon=True).start()
             cursor = self._con.cursor()
             if self._is_attached:
-                cursor.execute("USE store")  # a cursor does not inherit the default database
+                cursor.execute("USE store")  # a cursor does not inherit the connection's default database
             self._users += 1
         broken = False
         try:
@@ -237,7 +245,9 @@ def _turn(path: Path, read_only: bool, wait: float) -> Iterator[None]:
                 pass
         yield
         return
-    with suppress(Timeout, OSError):  # if another process writes, DuckDB's own lock raises an error later
+    # If the turn lock cannot be acquired, continue without it: if another process is writing, DuckDB raises
+    # an error when it opens the file.
+    with suppress(Timeout, OSError):
         turn.acquire(timeout=wait)
     try:
         yield
@@ -291,7 +301,8 @@ def _opened_to_read(path: Path, config: dict[str, Any]) -> duckdb.DuckDBPyConnec
     if _is_ambiguous(file):
         return attached(file, READING, config, f":memory:{file}")
     with _opening:
-        _check_kind(path)  # first, because DuckDB would download an extension for a SQLite file
+        # `_check_kind` comes first, because DuckDB would download an extension to open a SQLite file.
+        _check_kind(path)
         return duckdb.connect(str(file), read_only=True, config=config)
 
 

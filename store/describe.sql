@@ -1,4 +1,5 @@
--- The public views and macros of a store, with their comments from schema.sql, for the command `annotate schema`.
+-- The queries of the command `annotate schema`, which prints the public views and macros of a store with their comments
+-- from schema.sql.
 
 -- name: names
 SELECT name, comment -- sorted as in schema.sql, because a database file does not keep that order

@@ -17,9 +17,10 @@ FORMATS = {
     "jsonl": "FORMAT json",
     "store": "FORMAT parquet, COMPRESSION zstd",
 }
-SUFFIXES = {"store": "parquet"}  # a format's file name suffix, if it differs from the format's name
+SUFFIXES = {"store": "parquet"}  # maps a format to its file name suffix, if that is not the format's name
 
-# A view's rows are filtered by the first of the columns run_id, model_id and corpus_id that the view has.
+# OWNERS: the exported rows of a view are those of the run, of its model or of its corpus. The first of the
+# columns run_id, model_id and corpus_id that the view has is used as the filter.
 OWNERS = ("run", "model", "corpus")
 
 
@@ -64,7 +65,8 @@ def _check_is_new(folder: Path) -> None:
             raise BadQuestion(f"{folder} exists already. Give the name of a new folder.")
     except OSError as error:
         raise _cannot_be_written(folder, error) from error
-    # The temporary folder beside a mounted disk is on another disk, so it could not be renamed to `folder`.
+    # The export is written into a temporary folder beside `folder`, which is renamed at the end. If a disk is
+    # mounted at `folder`, the temporary folder is on another disk and cannot be renamed to `folder`.
     if os.path.ismount(folder):
         raise BadQuestion(f"A disk is mounted at {folder}. Give the name of a new folder in it.")
 
@@ -75,7 +77,8 @@ def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, f
     queries = _tables(owners) if format == "store" else _views(con)
     names = {name: f"{name}.{SUFFIXES.get(format, format)}" for name in queries}
     for name, query in queries.items():
-        _copy(con, statement(query, owners), part / names[name], format, folder)  # COPY accepts no parameters
+        # COPY accepts no parameters, so `statement` writes the values of the parameters into the query.
+        _copy(con, statement(query, owners), part / names[name], format, folder)
     if format != "store":
         return [*names.values()]
     files = {name: literal(str(folder / file)) for name, file in names.items()}

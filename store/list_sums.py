@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
-PRIME = 2**31 - 1  # a hash is below this prime, so its square is below 2^62 and fits into a BIGINT
-SUMMED = 4096  # maximum number of weighted elements that are summed at once, so that the sum stays below 2^63
+PRIME = 2**31 - 1  # numbers modulo this prime have squares below 2^62, which fit into a BIGINT
+SUMMED = 4096  # number of weighted elements that are summed at once: the sum of more could exceed 2^63
 
 
 def list_sums(lists: pa.ListArray) -> Ints:
     """Return a hash of each list: its length plus the weighted sum of its elements modulo PRIME."""
     elements, lengths = _integers(lists.flatten()), lists.value_lengths().to_numpy().astype(np.int64)
     starts = np.cumsum(lengths) - lengths
-    # `of`: the indices of consecutive lists that have the same length
+    # Consecutive lists of the same length are hashed together; `of` holds the indices of these lists.
     sums = [
         _weighted(elements[starts[of[0]] :][: lengths[of].sum()].reshape(len(of), lengths[of[0]]))
         for of in np.split(np.arange(len(lists)), np.flatnonzero(np.diff(lengths)) + 1)
@@ -34,7 +34,8 @@ def remainder(numbers: Ints) -> Ints:
 
 def _integers(elements: pa.Array) -> Ints:
     """Return list elements as integers of at most 32 bits: 0 for NULL, the bits for a float."""
-    if pa.types.is_decimal(elements.type):  # fill_null takes ten times as long as this branch
+    # Decimals are read directly from Arrow's buffer, because `fill_null` takes ten times as long for them.
+    if pa.types.is_decimal(elements.type):
         words = np.frombuffer(elements.buffers()[1] or b"", dtype=np.int32)[:: elements.type.bit_width // 32]
         integers = words[elements.offset : elements.offset + len(elements)].astype(np.int64)
         integers[elements.is_null().to_numpy(zero_copy_only=False)] = 0

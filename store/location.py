@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 
 from annotate_transformer.store.errors import NotAStore
 
-LONGEST_SHOWN = 200  # maximum number of characters of a file name in a message
-BEGINNING = 4096  # number of bytes read at the start of a file to find its kind
+LONGEST_SHOWN = 200  # maximum length of a file name in a message, in characters; a longer one is cut
+BEGINNING = 4096  # number of bytes that are read at the start of a file to find out what kind of file it is
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 ADDRESS = re.compile(r"[A-Za-z][\w+.-]*:/")
 SIGNATURES = (
@@ -103,13 +103,13 @@ def temporary_folder(path: str | Path) -> str:
 
 def is_taken(lock: FileLock) -> bool:
     """Return whether someone else holds the lock; the check itself acquires the lock for a moment."""
-    if not os.path.exists(lock.lock_file):  # os.path.exists is False also if the name is too long
+    if not os.path.exists(lock.lock_file):  # no lock file (or a name too long for one): nobody holds the lock
         return False
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return True
-    except OSError:  # the folder is not writable, so nobody writes the store either
+    except OSError:  # the folder cannot be written to, so nobody writes the store either
         return False
     lock.release()
     return False
@@ -153,7 +153,7 @@ def _beginning(file: Path) -> bytes:
         try:
             if os.path.samestat(os.fstat(number), there):
                 return os.pread(number, BEGINNING, 0)
-        except OSError:  # the descriptor was closed meanwhile, or is for writing only
+        except OSError:  # the descriptor was closed meanwhile, or cannot be read
             continue
     with file.open("rb") as opened:
         return opened.read(BEGINNING)

@@ -17,14 +17,16 @@ from annotate_transformer.store.question import Question, describe
 from annotate_transformer.store.session import Session
 
 RESAMPLES = 1000  # number of bootstrap samples of the documents
-LEVEL = 0.95  # confidence level of intervals
+LEVEL = 0.95  # confidence level of the intervals
 SEED = 0
-UNITS = 4096  # number of means that are resampled at once, to save memory
-CELLS = 2**22  # maximum number of counts (draws × documents) in memory at once
-# If there are more documents than GROUPS, they are put into GROUPS random groups, and the groups are
-# resampled instead of the documents. This is faster and as accurate.
+UNITS = 4096  # number of means for which an interval is computed at once, to save memory
+CELLS = 2**22  # maximum size of an array of counts (bootstrap samples × documents), to save memory
+
+# GROUPS: if there are more documents than this, the documents are put into this many random groups, and
+# groups are resampled instead of documents. This is faster and as accurate.
 GROUPS = 5000
-# SQL condition for the positions in the statistics of neurons and heads: all without a special token
+# COUNTED: the SQL condition for a position to count in the statistics of neurons and heads. Positions of
+# special tokens, which are in base.left_out, do not count.
 COUNTED = "position_id NOT IN (SELECT position_id FROM base.left_out)"
 NOTE = f"interval: 95 %, of {RESAMPLES:,} bootstrap samples of the documents"
 Floats = NDArray[np.float64]

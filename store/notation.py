@@ -58,18 +58,23 @@ from annotate_transformer.store.names import head_name, neuron_name, parse_part,
 from annotate_transformer.store.question import Question, describe
 from annotate_transformer.store.session import Session
 
-WIDTH = 80  # maximum number of characters on a line
-LONGEST = 32  # maximum number of characters of a token that are shown
+WIDTH = 80  # maximum number of characters on a line of the written decomposition
+LONGEST = 32  # maximum number of characters of a token in a label
 TOWARD = ("next", "top")
-PATHS = {  # kind of term that can be expanded → the kinds that contain it, outermost first, and itself
+# PATHS maps each kind of term that can be expanded to the kinds of the terms that lead to it, from the
+# outermost to the kind itself. For example, a head is reached through its layer and the layer's attention.
+PATHS = {
     "layer": ("layer",),
     "attn": ("layer", "attn"),
     "mlp": ("layer", "mlp"),
     "head": ("layer", "attn", "head"),
 }
-SYMBOLS = {  # kind of term: its formula as text and as LaTeX; $i: layer and index, $q: source position
+# SYMBOLS maps a kind of term to its formula, as text and as LaTeX. In a formula, $i stands for the layer and
+# index of the component, and $q for the source position.
+SYMBOLS = {
     "embed": ("⟨x[0], u⟩", r"\langle x_0, u\rangle"),
-    "token_embed": ("⟨W_E[s], u⟩", r"\langle W_E^s, u\rangle"),  # replaces `embed` in models with `pos_embed`
+    # If a model has learned position embeddings, `token_embed` and `pos_embed` are used instead of `embed`.
+    "token_embed": ("⟨W_E[s], u⟩", r"\langle W_E^s, u\rangle"),
     "pos_embed": ("⟨W_pos[p], u⟩", r"\langle W_{\mathrm{pos}}^p, u\rangle"),
     "layer": ("⟨x[$next] - x[$i], u⟩", r"\langle x_{$next} - x_{$i}, u\rangle"),
     "attn": ("⟨attn[$i], u⟩", r"\langle \mathrm{attn}_{$i}, u\rangle"),
@@ -90,7 +95,9 @@ SYMBOLS = {  # kind of term: its formula as text and as LaTeX; $i: layer and ind
     "final_bias": ("b_U[t]", "b_U[t]"),
     "gathered": ("r", "r"),
 }
-POST_SCALES = {  # kind of term that a norm after the sublayer rescales → the divisor, as text and as LaTeX
+# POST_SCALES: in some models a norm rescales the output of attention or of the MLP. For each kind of term in
+# such an output, POST_SCALES has the division by the scale of this norm, as text and as LaTeX.
+POST_SCALES = {
     **dict.fromkeys(
         ("head", "source", "source_remainder", "attn_bias"),
         ("/σ_attn[$layer]", r"/\sigma^{\mathrm{attn}}_{$layer}"),
@@ -100,8 +107,12 @@ POST_SCALES = {  # kind of term that a norm after the sublayer rescales → the 
         ("/σ_mlp[$layer]", r"/\sigma^{\mathrm{mlp}}_{$layer}"),
     ),
 }
-UNSCALED = ("final_bias", "gathered")  # kinds of terms that are written outside (1/σ)[…]
-LEADS = {  # the string before a term, as text and as LaTeX
+# UNSCALED: the kinds of terms that are written outside the brackets of (1/σ)[…].
+UNSCALED = ("final_bias", "gathered")
+# LEADS has the strings that are written before a term, as text and as LaTeX. The key says where the term is:
+# `open` for the first term in the brackets of (1/σ)[…], `plus` for a further term, `close` for the first term
+# after the brackets, `alone` for the first term if there are no brackets, `equals` for the sum.
+LEADS = {
     "open": ("(1/σ) [ ", r"\frac{1}{\sigma}\Big["),
     "plus": ("      + ", "+ "),
     "close": ("    ] + ", r"\Big] + "),
@@ -364,7 +375,8 @@ class StoredLogit(Logit):
         """Return the query (`Question`) for the terms that sum to the given term."""
         values = {"position_id": self.position_id, **vars(term)}
         columns = [f"toward_{side}" for side in self.sides]
-        # The absolute value of a difference is bounded by the sum of both bounds.
+        # If a difference of two logits is decomposed, the bound of a term is the sum of its bounds for both
+        # logits.
         pieces = {"toward": f"({' - '.join(columns)})", "bound": f"({' + '.join(columns)})"}
         pieces["sides"] = str(len(columns))
         return Question(self.session, f"terms_of_{term.component}", parameters=values, pieces=pieces)

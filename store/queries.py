@@ -8,7 +8,7 @@ from typing import Any
 
 from annotate_transformer.store.errors import BadQuestion
 
-# Default number of characters of the document that are shown before and after a token
+# BEFORE, AFTER: the default numbers of characters of the document that are shown before and after a token.
 BEFORE, AFTER = 80, 40
 
 

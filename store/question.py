@@ -29,8 +29,9 @@ from annotate_transformer.store.queries import named, plain, statement
 from annotate_transformer.store.rounding import rounding
 from annotate_transformer.store.session import FACTS, Session
 
-# A query about a finished run reads the tables and views in FINISHED, and a query about any other run those
-# in UNFINISHED. UNFINISHED would be correct for every run, but DuckDB takes 3 ms to plan a query with it.
+# FINISHED and UNFINISHED map the name of a placeholder in a query to the table or view that the query reads.
+# FINISHED is for finished runs and UNFINISHED for all others. UNFINISHED would be correct for every run, but
+# DuckDB takes 3 ms to plan a query with it.
 FINISHED = {"lists": "base.top_entry", "list_sources": "base.top_source", "samples": "base.finished_sample"}
 UNFINISHED = {"lists": "base.ranked", "list_sources": "base.head", "samples": "base.sample"}
 PIECE = re.compile(r"\{([a-z_]+)\}")
@@ -39,10 +40,10 @@ PIECE = re.compile(r"\{([a-z_]+)\}")
 class OneUnit(NamedTuple):
     """The neuron or head that a question is about."""
 
-    kind: str  # neuron or head
+    kind: str  # `neuron` or `head`
     layer: int
     number: int
-    sql_type: str  # SQL type of the unit's index; a parameter of this type lets DuckDB skip blocks
+    sql_type: str  # SQL type of `number` in the store; parameters of this type let DuckDB skip blocks of rows
 
 
 @dataclass(frozen=True, eq=False)

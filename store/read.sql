@@ -1,15 +1,16 @@
--- The queries of the classes store.Store, store.Neuron and store.Head. $run is the id of a run and is never NULL.
--- $before and $after are the numbers of characters of the document that are shown before and after a token.
--- $tokenizer and $context are the run's tokenizer_id and context length; store/question.py fills them in.
--- {toward} stands for toward_next or toward_top, and {lists}, {list_sources}, {samples} and {neurons} stand for tables.
--- These placeholders, too, are filled in by store/question.py.
+-- The queries of the classes Store, Neuron and Head of the package `store`. They have these parameters: $run is the id
+-- of a run and is never NULL. $before and $after are the numbers of characters to show of the document before and after
+-- a token. $tokenizer and $context are the tokenizer_id and the context length of the run.
+-- Names in braces are placeholders: {toward} stands for the column toward_next or toward_top, and {lists},
+-- {list_sources}, {samples} and {neurons} stand for tables. store/question.py fills in $tokenizer, $context and the
+-- placeholders.
 
 -- Provenance and text -----------------------------------------------------------------------------
 
 -- name: in_context
--- Add to each position in the common table expression `hits` the token and the text around the token.
--- DuckDB uses the indexes of base.position and base.passage only if it expects few rows.
--- Therefore every query that defines `hits` has a LIMIT, and each common table expression has only one join.
+-- Add the token and the text around it to each row of the common table expression `hits`, which has one position per
+-- row. DuckDB uses the indexes of base.position and base.passage only if it expects few rows. Two things make it expect
+-- few: every query that defines `hits` has a LIMIT, and each common table expression has only one join.
 , placed AS MATERIALIZED (
     SELECT hits.*, p.run_id, p.document_id, p.window_id, p.position, p.token_id, p.char_start, p.char_end,
            p.next_token_id, p.top_token_id, p.next_logprob, p.next_rank
@@ -18,8 +19,8 @@
 {with_text}
 
 -- name: with_text
--- Add to each row of the common table expression `placed` the texts of its token, next token and top prediction, and
--- the text around its position. `placed` has rows of base.position.
+-- Each row of the common table expression `placed` describes one position, with columns of base.position. Add to each
+-- row the texts of its token, its next token and its top prediction, and the document's text around the token.
 , {around}, names AS (
     SELECT map(list(token_id), list(token)) AS of FROM base.token
     WHERE tokenizer_id = $tokenizer
@@ -30,8 +31,9 @@ SELECT a.* EXCLUDE (before, text, after), n.of[token_id] AS token, n.of[next_tok
 FROM around a CROSS JOIN names n
 
 -- name: around
--- Add to each row of the common table expression `placed` the text from char_start to char_end in the document, and the
--- text before and after it. `placed` has the columns document_id, char_start and char_end. A BOS has no text.
+-- Each row of the common table expression `placed` has a document_id and a range of characters in the document
+-- (char_start to char_end). Add to each row the text in this range (`text`) and the texts before and after it
+-- (`before`, `after`). A BOS has no characters, so its three texts are NULL.
 begun AS (
     SELECT *, least($before, char_start) AS here, char_end - char_start AS length, coalesce(char_start - here, 0) AS first,
            base.passage_id(document_id, first) AS passage_id
@@ -48,14 +50,15 @@ begun AS (
 )
 
 -- name: facts
--- Facts about a run that never change: its tokenizer and context length. They are read only once, which saves each
--- later query two joins of 0.2 ms each.
+-- The tokenizer_id and the context length of a run. They never change, so they are read only once and given to later
+-- queries as parameters. This saves each later query two joins of 0.2 ms each.
 SELECT max(tokenizer_id) AS tokenizer, max((settings->>'context')::INTEGER) AS context
 FROM base.run JOIN base.model USING (model_id) WHERE run_id = $run
 
 -- name: subjects
--- The models and the runs to verify. A run is verified if it has a row in base.run, a shard or a checksum; each run
--- comes with its model.
+-- The runs and the models to verify. There is a row for each run, with its run_id and its model_id, and a row for each
+-- model, with NULL as run_id. Every run_id that occurs in base.run, base.shard or base.checksum is verified, so a run
+-- is verified even if its row in base.run is missing.
 SELECT run_id, model_id
 FROM (SELECT run_id FROM base.run UNION SELECT run_id FROM base.shard UNION SELECT owner_id FROM base.checksum WHERE owner = 'run')
 LEFT JOIN base.run USING (run_id)
@@ -68,7 +71,8 @@ ORDER BY model_id, run_id
 SELECT token_id, token, bytes FROM base.token JOIN base.model USING (tokenizer_id) WHERE model_id = $model_id ORDER BY token_id
 
 -- name: whole_corpus
--- One row per document, in the order of the corpus, with the corpus's sha256; no rows if any document is not stored.
+-- All documents of a run's corpus, in order: one row per document, with its text, its metadata and the sha256 of the
+-- whole corpus. If a document of the corpus is not stored, no row is returned.
 SELECT c.sha256, d.text, d.metadata
 FROM base.run r JOIN base.corpus c USING (corpus_id) JOIN base.document d USING (corpus_id)
 WHERE r.run_id = $run AND c.documents = (SELECT count(*) FROM base.document e WHERE e.corpus_id = c.corpus_id)
@@ -115,8 +119,8 @@ FROM wanted w LEFT JOIN base.position p ON p.run_id = $run AND p.token_id = w.to
 GROUP BY w.token_id, w.token ORDER BY occurrences DESC, w.token_id
 
 -- name: occurrences
--- The positions of a run are stored in the order of position_id, so LIMIT without ORDER BY gives the first positions.
--- DuckDB stops reading after these positions.
+-- The positions of a run at which a token occurs, from the first one on. The rows of a run are stored in the order of
+-- position_id, so LIMIT without ORDER BY takes the first positions, and DuckDB does not read the rows after them.
 WITH placed AS MATERIALIZED (
     SELECT position_id, run_id, document_id, window_id, position, token_id, char_start, char_end,
            next_token_id, top_token_id, next_logprob, next_rank
@@ -130,8 +134,9 @@ ORDER BY position_id
 SELECT count(*) AS total FROM base.position WHERE run_id = $run AND token_id = $token_id
 
 -- name: phrase_positions
--- The first and the last position of each match of a searched text; the common table expression `chosen` has the
--- matches. Matches that the run has read only in part are left out.
+-- For each match of a searched text, the first and the last position that have a part of the match. The common table
+-- expression `chosen` has the matches: document_id and the range of characters from `low` to `high`. A match is left
+-- out if the run has read only a part of it.
 nearby AS ( -- limits the join below to the passages in which the tokens of a match begin; otherwise each match would be compared with all positions of a long document
     SELECT *, unnest(generate_series(greatest(base.passage_of(low) - 1, 0), base.passage_of(high))) AS passage
     FROM chosen
@@ -209,18 +214,19 @@ SELECT max(activation_bound) AS activation_bound, max(next_bound) AS next_bound,
 FROM neuron_bounds WHERE position_id = $position_id
 
 -- name: activation_error
--- The largest rounding error of the activations at a position that are stored as codes of a few bits; NULL if no
--- activation is stored in this way.
+-- A run may store activations as codes of a few bits, which rounds them. This query returns the largest rounding error
+-- of the activations that are stored as codes at the position; NULL if there are none.
 SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE position_id = $position_id
 
 -- name: activation_error_of_run
--- The largest rounding error, in the given layers, of the activations that a run stores as codes of a few bits.
+-- A run may store activations as codes of a few bits, which rounds them. This query returns the largest rounding error
+-- of all activations that the run stores as codes in the given layers; NULL if there are none.
 SELECT max(step)::FLOAT / 2 AS error FROM base.neuron_code WHERE run_id = $run AND list_contains($layers, layer)
 
 -- name: source_bound
--- An upper bound of the absolute direct effects of the pairs of head and source that are not stored at the position,
--- and the number of all pairs. The sources of each head are the position itself and the earlier positions of the
--- window.
+-- Two numbers about the pairs of a head and a source at a position. effect_bound: an upper bound of the absolute direct
+-- effect of a pair that is not stored. total: the number of all pairs, stored or not. The sources of each head are the
+-- position itself and the earlier positions of the window.
 SELECT source_bound::FLOAT AS effect_bound, n_layers * n_heads * (position + 1) AS total
 FROM base.position JOIN base.run USING (run_id) JOIN base.model USING (model_id) WHERE position_id = $position_id
 
@@ -258,9 +264,11 @@ UNION ALL BY NAME
 SELECT component, layer, value FROM detail WHERE component = 'mlp_bias'
 
 -- name: terms_of_head
--- The stored sources of a head, and the head's remainder, which is the sum of its terms from the other sources. A
--- position attends to itself and to all earlier positions of its window, also to those that are stored with an earlier
--- window because the windows overlap. So the number of its sources is its index in the window plus 1.
+-- The terms of a head's direct effect at a position: one row per stored source, and one row (source_remainder) for the
+-- sum of the terms of all other sources. `count` is the number of these other sources. A head can read from the
+-- position itself and from all earlier positions of the window, so it has as many sources as the index of the position
+-- in the window (from 0) plus 1. This includes positions that are stored with an earlier window, because the windows
+-- overlap.
 WITH kept AS MATERIALIZED (
     SELECT layer, head, source_position_id, attention, {toward}::DOUBLE AS value FROM head_sources
     WHERE position_id = $position_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT
@@ -276,15 +284,17 @@ FROM heads h JOIN base.position p USING (run_id, position_id)
 WHERE h.position_id = $position_id AND h.layer = $layer::UTINYINT AND h.head = $head::UTINYINT
 
 -- name: exact_beside_estimate
--- The units whose effects were measured by ablation, each with the estimate by attribution patching.
+-- The units (neurons and heads) whose total effects were measured by ablation, one row per unit. The column `estimate`
+-- has the unit's mean total effect as estimated by attribution patching.
 SELECT a.*, e.mean_total AS estimate
 FROM unit_effects a JOIN unit_effects e USING (run_id, kind, layer, unit, replaced_by, sample, seed)
 WHERE a.run_id = $run AND a.sample = $sample AND a.seed = $seed AND a.replaced_by = $by
   AND a.effect_method = 'ablation' AND e.effect_method = 'attribution'
 
 -- name: unit_effects_beside
--- The effects of units as measured by ablation, beside their estimates by attribution patching. Units that were chosen
--- for large estimates come before units that were drawn at random; in both groups, the largest effect comes first.
+-- The effects of units (neurons and heads) as measured by ablation, beside their estimates by attribution patching.
+-- First come the units that were chosen for their large estimates, then the units that were drawn at random. Each of
+-- these two groups is sorted by mean absolute total effect, largest first.
 {exact_beside_estimate} ORDER BY a.is_random, a.mean_abs_total DESC, a.kind, a.layer, a.unit
 
 -- name: unit_effects_trust
@@ -294,8 +304,9 @@ SELECT kind, is_random, count(*) AS units, corr(mean_total, estimate) AS correla
 FROM beside GROUP BY ALL ORDER BY ALL
 
 -- name: later
--- A position and the later positions of its window. DuckDB uses the index on position_id to find the window, and the
--- range of position_id limits how many rows it reads.
+-- The common table expression `later` has a given position and the later positions of its window. A window has at most
+-- as many positions as the context length, so only a short range of position_id can belong to it. With this range in
+-- the condition, DuckDB reads few rows.
 WITH later AS MATERIALIZED (
     FROM base.position
     WHERE position_id BETWEEN $position_id AND $position_id + $context
@@ -400,9 +411,9 @@ SELECT position_id, value FROM {samples} WHERE run_id = $run AND kind = 'neuron'
 SELECT position_id, value FROM {samples} WHERE run_id = $run AND kind = 'head' AND layer = $layer AND unit = $unit AND value IS NOT NULL
 
 -- name: quantiles
--- Example positions of a unit (neuron or head). The positions of the random sample are divided by the unit's value into
--- bins of equal size. The examples are the positions with the smallest hashes in each bin, so each call returns the
--- same examples.
+-- Example positions for small, medium and large values of a unit (neuron or head). The positions of the random sample
+-- are sorted by the unit's value and divided into bins with the same number of positions. The examples of a bin are the
+-- positions with the smallest hashes: a choice that looks random, but is the same in each call.
 WITH binned AS (SELECT s.*, ntile($bins) OVER (ORDER BY value, position_id) AS bin FROM ({unit_samples}) s),
 drawn AS (
     SELECT bin, min(value) AS low, max(value) AS high, count(*) AS sampled,
@@ -414,8 +425,8 @@ hits AS MATERIALIZED (FROM drawn LIMIT $bins * $k)
 ORDER BY bin DESC, value DESC, position_id
 
 -- name: interval
--- Positions at which the value of a unit (neuron or head) is in one bin of its histogram. They are taken from the
--- random sample and from the unit's top-k lists, because the store does not have every unit's value at other positions.
+-- Example positions at which the value of a unit (neuron or head) is in one bin of its histogram. They are taken from
+-- the random sample and from the unit's top-k lists, because at other positions the store may lack the unit's value.
 WITH known AS (
     SELECT position_id, value FROM ({unit_samples})
     UNION ALL
@@ -435,10 +446,10 @@ hits AS MATERIALIZED (
 ORDER BY hash(position_id), position_id
 
 -- name: companions
--- The neurons and heads of a finished run whose values at the sampled positions correlate most with the values of a
--- given unit. The largest of many correlations is large even by chance. Therefore the answer also has the largest
--- abs(r) with any neuron or head over 19 seeded random permutations of the unit's values. For the permutations, a
--- missing value is replaced by the mean.
+-- The neurons and heads whose values correlate most with the values of a given unit (neuron or head), at the positions
+-- of a finished run's random sample. The largest of many correlations is large even by chance. To show how large, the
+-- values of the given unit are permuted 19 times with fixed seeds: largest_permuted is the largest abs(r) of a
+-- permutation with any other neuron or head. For the permutations, a missing value is replaced by the mean.
 WITH own AS MATERIALIZED (
     SELECT unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place
     FROM base.sample_unit WHERE run_id = $run AND kind = $kind AND layer = $layer AND unit = $unit
@@ -577,8 +588,8 @@ FROM base.position p JOIN runs r USING (run_id) JOIN base.model m USING (model_i
 GROUP BY ALL
 
 -- name: sums_by_document
--- The sum of a value over the positions of each document. If the positions are grouped, there is one sum for each
--- document and group.
+-- For each document of a run: the sum of a value over the document's positions that fulfil a condition, and the number
+-- of these positions. If the caller also gives expressions to group by, there is one row for each document and group.
 SELECT v.* EXCLUDE (run_id, position_id, value_of_position), p.document_id,
        sum(v.value_of_position) AS total, count(v.value_of_position) AS positions
 FROM (SELECT run_id, position_id, ({value})::DOUBLE AS value_of_position{groups}
@@ -620,28 +631,35 @@ FROM ablations WHERE run_id = $run ORDER BY is_baseline, layer, neuron, source_l
 -- Contrasts ---------------------------------------------------------------------------------------
 
 -- name: contrast_accuracy
--- How often the model prefers the answer to the distractor. $by is a key of the metadata, and each of its values makes
--- a group of documents; NULL makes one group of all documents.
+-- How often the model prefers the answer to the distractor, for each group of documents. The parameter `by` is a key of
+-- the metadata, and the documents with the same value of the key form a group. If `by` is NULL, all documents form one
+-- group.
 SELECT if($by IS NULL, 'all', coalesce(metadata->>$by, '(none)')) AS group_name, count(*) AS documents, count(*) FILTER (is_right) AS right_answers,
        avg(is_right::INTEGER) AS accuracy, avg(logit_difference) AS mean_difference,
        stddev_samp(logit_difference) / sqrt(count(*)) AS standard_error, avg((answer_rank = 1)::INTEGER) AS answer_is_top
 FROM contrasts WHERE run_id = $run GROUP BY ALL ORDER BY ALL
 
 -- name: contrast_means_component
--- The sum of each component's effects over the contrasts of a group, with the standard error of their mean.
+-- For each group of contrasts and each component: the number of contrasts, the sum of the component's effects over
+-- them, and the standard error of its mean effect. store/contrasts.py divides the sum by the number of documents in the
+-- group to get the mean.
 SELECT if($by IS NULL, 'all', coalesce(c.metadata->>$by, '(none)')) AS group_name, e.component::VARCHAR AS component, e.layer, NULL::UINTEGER AS unit,
        count(*) AS rows, sum(e.effect) AS total, stddev_samp(e.effect) / sqrt(count(*)) AS standard_error, 0.0 AS limits
 FROM contrasts c JOIN contrast_components e USING (run_id, document_id) WHERE c.run_id = $run GROUP BY ALL
 
 -- name: contrast_means_head
--- The sum of each head's effects over the contrasts of a group, with the standard error of their mean.
+-- For each group of contrasts and each head: the number of contrasts, the sum of the head's effects over them, and the
+-- standard error of its mean effect. store/contrasts.py divides the sum by the number of documents in the group to get
+-- the mean.
 SELECT if($by IS NULL, 'all', coalesce(c.metadata->>$by, '(none)')) AS group_name, 'head' AS component, e.layer, e.head::UINTEGER AS unit,
        count(*) AS rows, sum(e.effect) AS total, stddev_samp(e.effect) / sqrt(count(*)) AS standard_error, 0.0 AS limits
 FROM contrasts c JOIN contrast_heads e USING (run_id, document_id) WHERE c.run_id = $run GROUP BY ALL
 
 -- name: contrast_means_neuron
--- The sum of each neuron's stored effects over the contrasts of a group. limits: the largest possible |effect| of the
--- neuron, summed over the contrasts in which it has no row.
+-- For each group of contrasts and each neuron: the number of contrasts in which the neuron's effect is stored, the sum
+-- of its effects over these, and the standard error of their mean. The neuron's effect in any other contrast has an
+-- upper bound, and the column `limits` is the sum of these bounds. store/contrasts.py divides both sums by the number
+-- of documents in the group to get the mean and its largest error.
 WITH grouped AS (
     SELECT document_id, if($by IS NULL, 'all', coalesce(metadata->>$by, '(none)')) AS group_name FROM contrasts WHERE run_id = $run
 ), layer AS (

@@ -50,8 +50,8 @@ from annotate_transformer.store.units import Head, Neuron
 from annotate_transformer.store.weights import Weights
 
 WAYS = ("component", "layer", "term", "head", "neuron", "source")
-# For each decomposition of which only the strongest terms are stored: the query for the bound of the other
-# terms, and the note that is added to the answer
+# BOUNDS has the ways to decompose for which only the strongest terms are stored. It maps such a way to the
+# query for the bound of the other terms, and to the note that is added to the answer.
 BOUNDS = {
     "neuron": (
         "neuron_bounds",
@@ -62,8 +62,9 @@ BOUNDS = {
         "lower bound: only the strongest sources; the bound, in logits, is for all other sources",
     ),
 }
-# Maximum number of characters of context on each side of a token. The token and both contexts must fit into
-# passage_reach characters; otherwise the excerpt would be cut at the end of a stored passage.
+# MOST_AROUND: maximum number of characters of context on each side of a token. The store keeps a document as
+# overlapping passages. The token and both contexts must fit into the overlap, base.passage_reach()
+# characters; otherwise the excerpt could be cut at the end of a passage.
 MOST_AROUND = 1000
 MOST_DRAWS = 1000
 MATCHES = ("exact", "like", "prefix", "regex", "id")
@@ -239,7 +240,7 @@ class Store(Session):
         bounds = {str(name): _number(value) for name, value in found.items()}
         if total > len(terms):
             truncate(terms, total, what="the strongest")
-        if any(bounds.values()):  # otherwise every term that was left out is 0
+        if any(bounds.values()):  # if all bounds are 0, every term that was left out is 0
             qualify(terms, note, **bounds)
         return terms
 
@@ -396,9 +397,11 @@ class Store(Session):
                 bounds = self._of_position("sends_bound", position_id).effect_bound
         first = first.drop(columns="effect_bound")
         bound = _number(bounds[0])
-        if not bound:  # all sources are stored, so the answer is exact
+        if not bound:  # no bound, or a bound of 0: all sources are stored, so the answer is exact
             return first
-        if not first.attrs["complete"]:  # the next row has the largest |effect| of all omitted rows
+        # The answer was cut after `limit` rows. The next row has the largest |effect| of all rows that were
+        # cut off.
+        if not first.attrs["complete"]:
             left_out = found.loc[limit:, ["toward_next", "toward_top"]].abs().max(axis=None)
             bound = max(bound, float(left_out))
         note = "lower bound: only the strongest sources of each later position; source_bound bounds others"
@@ -536,7 +539,7 @@ class Store(Session):
         with self.together():
             return Weights(self, run, model)
 
-    # Next-token neurons: results of `annotate next-token`
+    # The methods below return what `annotate next-token` stored about next-token neurons.
 
     def explanations(self, run: int | None = None) -> pd.DataFrame:
         """Return the explanations of the prompts on which a head is active, with scores and the baseline.
@@ -551,7 +554,7 @@ class Store(Session):
         """Return the effects of ablating heads on next-token and baseline neurons (view `ablations`)."""
         return self._ask("ablations", run)
 
-    # Contrasts: results of `annotate ingest --answer-column`
+    # The methods below return results about contrasts, which `annotate ingest --answer-column` stores.
 
     def contrast_accuracy(self, by: str | None = None, run: int | None = None) -> pd.DataFrame:
         """Return how often the model prefers the answer to the distractor (view `contrasts`).
@@ -648,7 +651,7 @@ class Store(Session):
             raise BadQuestion(f"Runs {run} and {other} have models of different shapes: compare positions.")
         return bool(same.weights)
 
-    # Helpers that run the queries
+    # The private methods below run the queries of read.sql for the public methods.
 
     def _ask(self, query: str, run: int | None, **parameters: Any) -> pd.DataFrame:
         """Run a query of read.sql about a run, and return the answer."""

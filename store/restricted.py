@@ -58,12 +58,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 THREADS = 2
-ANSWER_BYTES = 64_000_000  # maximum bytes of an answer as Arrow data; the caller holds several copies
-UNCOUNTED_BYTES = 128_000_000  # bytes that DuckDB's memory limit does not count: vectors, growing hash tables
-START_SECONDS = 60.0  # maximum seconds for the child process to start; the query has its own timer
+# ANSWER_BYTES: maximum size of an answer as Arrow data. The process that asked holds several copies of the
+# answer, so the limit is low.
+ANSWER_BYTES = 64_000_000
+# UNCOUNTED_BYTES: how much memory a query may use in addition to DuckDB's own memory limit. DuckDB does not
+# count everything, such as vectors and hash tables while they grow.
+UNCOUNTED_BYTES = 128_000_000
+START_SECONDS = 60.0  # maximum seconds for the child process to start; the query's time limit is separate
 
-# The child process imports modules of `store` without store/__init__.py, which would import pandas.
-# Importing pandas would triple the start time of the process.
+# CHILD: the program of the child process. It imports modules of `store` without running store/__init__.py,
+# because that would import pandas, which would triple the time that the process takes to start.
 CHILD = """
 import sys, types
 for name, folders in (("annotate_transformer", []), ("annotate_transformer.store", [sys.argv[1]])):
@@ -74,12 +78,13 @@ _child(sys.stdin.buffer, sys.stdout.buffer)
 """
 ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?", re.IGNORECASE)
-# Matches the name of a table function in a query plan that is written as JSON.
-# Inside JSON strings a line break is written \\n, so ^ does not match there.
+# FUNCTION matches the name of a table function in a query plan that DuckDB has written as JSON. The ^ matches
+# only at the start of a line of the plan, never inside a text from the query: JSON writes a line break inside
+# a string as the two characters \n.
 FUNCTION = re.compile(r'^\s*"Function": "(\w+)', re.MULTILINE)
-# The allowed table functions of DuckDB: they read only the store's schema or their own arguments.
-# Other table functions reveal where files are (duckdb_databases), log queries, read files, or take memory
-# addresses.
+# HARMLESS: the table functions of DuckDB that a query may use. They read only the store or their own
+# arguments. Other table functions show where files are (duckdb_databases), log queries, read files, or take
+# memory addresses.
 HARMLESS = {
     *("range", "generate_series", "unnest", "repeat", "repeat_row", "seq_scan", "json_each", "json_tree"),
     *("test_all_types", "test_vector_types", "icu_calendar_names", "pg_timezone_names"),
@@ -91,8 +96,9 @@ HARMLESS = {
 }
 ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:/[\w.+-]+){2,}/?")
 
-# The message for an error whose cause is lost. In DuckDB 1.5.5 this happens to about 1 % of the errors that
-# are raised after the first rows: the "Interrupted!" of a second thread arrives before the error itself.
+# UNNAMED: the message for an error of which DuckDB did not report the cause. In DuckDB 1.5.5 this happens to
+# about 1 % of the errors that are raised after the first rows: DuckDB reports the "Interrupted!" of another
+# thread, which was stopped because of the error, instead of the error itself.
 UNNAMED = "DuckDB found an error in the query but did not report it. Run the query again to see the error."
 
 
@@ -155,7 +161,8 @@ def restricted(
     line, _, rest = said.partition(b"\n")
     told = json.loads(line)
     if "damaged" in told:
-        with damage_as_sentence(Path("FILE")):  # hides the file's location from the query's author
+        # The message says FILE instead of the store's path, which the author of the query must not learn.
+        with damage_as_sentence(Path("FILE")):
             raise duckdb.IOException(_without_secrets(told["damaged"], query, request.path))
     if "refused" in told:
         raise RefusedQuery(told["refused"])
@@ -180,14 +187,18 @@ def in_sentences(query: str, path: str = "") -> Iterator[None]:
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         if is_damage(error) and not isinstance(error, duckdb.InternalException):
             raise
-        text = str(error)  # if Ctrl-C stopped the query, Python raises KeyboardInterrupt at this line
+        # After Ctrl-C, Python raises KeyboardInterrupt as soon as it executes Python code again, so at the
+        # latest in the next line. An INTERRUPT error that is found after that line therefore does not come
+        # from Ctrl-C.
+        text = str(error)
         if text.startswith("INTERRUPT"):
             raise RefusedQuery(UNNAMED) from error
         if text.startswith("Out of Memory"):
             raise duckdb.OutOfMemoryException(text) from error
         raise RefusedQuery(_without_secrets(text, query, path)) from error
     except RuntimeError as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # DuckDB wraps Ctrl-C in a RuntimeError
+        # DuckDB may turn the KeyboardInterrupt of Ctrl-C into a RuntimeError, of which it is the cause.
+        if isinstance(error.__cause__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
     except UnicodeEncodeError as error:
@@ -266,19 +277,20 @@ def _frame(table: pa.Table) -> "pd.DataFrame":
     """Convert an Arrow table to a DataFrame through DuckDB, so that columns have the types of Store.sql."""
     import pandas as pd
 
-    with duckdb.connect(config={"threads": 1}) as con:  # with too little memory, a second thread would hang
+    # One thread, because DuckDB would hang if there was too little memory for a second thread.
+    with duckdb.connect(config={"threads": 1}) as con:
         for setting in SETTINGS:
             con.execute(setting)
-        rows = con.from_arrow(table.to_reader())  # a reader, because with a table Arrow can hang
+        rows = con.from_arrow(table.to_reader())  # Arrow would read a table in threads, and can hang
         try:
             frame = rows.df()
-        except duckdb.ConversionException:  # pandas has no infinite dates and no dates before year 1
+        except duckdb.ConversionException:  # pandas has no infinite dates and none before year 1: use text
             dates = [name for name, kind in zip(rows.columns, rows.types, strict=True) if "DATE" in str(kind)]
             casts = ", ".join(f"{quoted(name)}::VARCHAR AS {quoted(name)}" for name in dates)
             frame = con.from_arrow(table.to_reader()).project(f"* REPLACE ({casts})").df()
     for name in table.column_names:
         column = table[name]
-        if pa.types.is_dictionary(column.type) and column.num_chunks:  # an ENUM, which .df() returns as text
+        if pa.types.is_dictionary(column.type) and column.num_chunks:  # an ENUM, which .df() returned as text
             values = column.chunk(0).dictionary.to_pylist()
             frame[name] = pd.Categorical(frame[name], values, ordered=True)
     return frame
@@ -302,7 +314,7 @@ def _child(asked: BinaryIO, told: BinaryIO) -> None:
     with pa.ipc.new_stream(told, table.schema) as stream:
         stream.write_table(table.slice(0, request.rows))
     told.flush()
-    os._exit(0)  # exit without cleanup, which is not needed and in which DuckDB may fail
+    os._exit(0)  # exit without Python's cleanup, which is not needed and in which DuckDB may fail
 
 
 def _answer(request: _Request) -> tuple[pa.Table, float]:
@@ -344,7 +356,9 @@ def _attached(request: _Request) -> duckdb.DuckDBPyConnection:
         "SET lock_configuration = true",
     ):
         con.execute(statement)
-    con.execute("SELECT 1").to_arrow_reader().read_all()  # loads modules while files can still be opened
+    # A first query is run here so that DuckDB imports the Python modules it needs. Later `_wall_in` forbids
+    # this process to open files.
+    con.execute("SELECT 1").to_arrow_reader().read_all()
     return con
 
 
@@ -393,7 +407,7 @@ def _select(con: duckdb.DuckDBPyConnection, request: _Request) -> duckdb.DuckDBP
         raise RefusedQuery(f"Only SELECT is allowed here, not {name}.")
     plan = _plan(con, select, request.parameters)
     if plan is None:
-        con.execute(statements[0], request.parameters)  # raises DuckDB's error about the statement
+        con.execute(statements[0], request.parameters)  # usually raises DuckDB's error about the statement
         raise RefusedQuery("DuckDB cannot plan this statement before it runs. Write one SELECT.")
     cast = for_arrow(con, statements[0].query, request.parameters, target=request.target)
     return con.execute(cast, request.parameters)

@@ -6,8 +6,9 @@ from functools import cache
 from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.layout import STEPS_A_LOGIT
 
-# For each query of read.sql: the table that stores rounded values, and the columns with these values.
-# A column that has another name in the answer is written as `stored name > name in the answer`.
+# ROUNDED maps the name of a query of read.sql to the table from which the query takes rounded values,
+# followed by the columns with these values. If a column has another name in the answer, it is written as
+# `name in the table > name in the answer`.
 ROUNDED = {
     "by_term": ("neuron", "toward_next", "toward_top"),
     "by_component": ("contribution", "attn_next > toward_next", "attn_top > toward_top"),

@@ -215,7 +215,7 @@ class Patched(NamedTuple):
 
     layer: int | None
     head: int | None
-    place: int | None  # index of the patched token in the prompt
+    place: int | None  # index of the patched token in the prompt; None for all tokens, or for no patch
     logit: float
 
 

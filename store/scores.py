@@ -28,7 +28,7 @@ FIGURES = ("balanced_accuracy", "precision", "npv", "f1")
 COUNTS = ("true_active", "false_inactive", "true_inactive", "false_active")
 NOT_KNOWN = (np.nan, np.nan)
 Interval = tuple[float, float]
-Draws = dict[str, np.ndarray]  # sampled values, by name of the score
+Draws = dict[str, np.ndarray]  # maps the name of a score to random values of the score
 
 
 def with_intervals(scores: pd.DataFrame) -> pd.DataFrame:
@@ -43,7 +43,7 @@ def with_intervals(scores: pd.DataFrame) -> pd.DataFrame:
     return answer
 
 
-@lru_cache(maxsize=4096)  # cached because many explanations have the same counts
+@lru_cache(maxsize=4096)  # cached because many explanations have the same four counts
 def intervals(
     true_active: int, false_inactive: int, true_inactive: int, false_active: int
 ) -> dict[str, Interval]:
@@ -98,7 +98,7 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return columns | {"beats_baseline": np.array([row["beats_baseline"] for row in rows], dtype=object)}
 
 
-@lru_cache(maxsize=32)  # each cached result takes 320 kB
+@lru_cache(maxsize=32)  # not more than 32, because each cached result takes 320 kB
 def _ends(
     true_active: int, false_inactive: int, true_inactive: int, false_active: int
 ) -> tuple[Draws, Draws]:
@@ -119,7 +119,7 @@ def _shares(draw: np.random.Generator, right: int, of: int) -> tuple[np.ndarray,
 
 def _figures(tp: np.ndarray, active: int, tn: np.ndarray, inactive: int) -> Draws:
     fn, fp = active - tp, inactive - tn
-    with np.errstate(invalid="ignore"):  # 0 / 0 if no prompt is predicted to be in a class
+    with np.errstate(invalid="ignore"):  # no warning about 0 / 0, if no prompt is predicted to be in a class
         figures = (
             (tp / active + tn / inactive) / 2,
             tp / (tp + fp),
@@ -152,7 +152,8 @@ def permutation_p(falls: np.ndarray, is_active: np.ndarray) -> float:
     """
     order = np.argsort(falls, kind="stable")
     sorted_falls, kinds = falls[order], is_active[order]
-    ends = np.append(sorted_falls[1:] != sorted_falls[:-1], True)  # equal decreases count as one step
+    # `ends` is True at the last of several equal decreases: they count as one step.
+    ends = np.append(sorted_falls[1:] != sorted_falls[:-1], True)
     active, every = np.arange(kinds.sum() + 1), len(kinds)
     n_active, n_inactive = len(active) - 1, every - len(active) + 1
     if not (n_active and n_inactive):

@@ -53,7 +53,7 @@ class _Metadata:
     """The fields of a document's metadata as text; a field is NULL if the document does not have it."""
 
     def __getitem__(self, key: str) -> sa.ColumnElement[str]:
-        path = "/" + key.replace("~", "~0").replace("/", "~1")  # as a JSON pointer (RFC 6901)
+        path = "/" + key.replace("~", "~0").replace("/", "~1")  # the key as a JSON pointer (RFC 6901)
         return sa.func.json_extract_string(view("documents").c.metadata, path)
 
     def __call__(self, key: str) -> sa.ColumnElement[str]:
@@ -141,7 +141,7 @@ class Found:
     def sql(self) -> str:
         from duckdb_sqlalchemy import Dialect
 
-        dialect = Dialect(paramstyle="named")  # with the other styles, SQLAlchemy doubles each %
+        dialect = Dialect(paramstyle="named")  # with any other style, SQLAlchemy would double each %
         return str(self.statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
@@ -174,7 +174,8 @@ def search(where: Condition, run: int, limit: int) -> Found:
     in_run = positions.c.run_id == run
     missing = [table.c.neuron.is_(None) for table in tables.values() if "neuron" in table.c]
     undecided = sa.type_coerce(where, sa.Boolean).is_(None) & sa.or_(sa.false(), *missing)
-    # Read the text around a position only for the rows that are returned.
+    # The text around a position is read only for the positions that are returned (`hits`), not for all that
+    # match.
     chosen = sa.select(*positions.c, *shown).select_from(joined).where(in_run, where)
     hits = chosen.order_by(positions.c.position_id).limit(limit).cte("hits")
     passage = sa.table("passage", sa.column("passage_id"), sa.column("text"), schema="base")

@@ -39,8 +39,8 @@ class Session:
         """`runner`: a function that returns a `Runner` for the runs' models; it is called at first use."""
         self.path, self.wait, self._make_runner = Path(path), wait, runner
         self._reading = Reading(self.path, wait)
-        self._here = threading.local()  # for each thread, the connection that `together` holds
-        self.sql("SELECT 1")  # raises an error now if the file is not a store
+        self._here = threading.local()  # its `con` is the connection that `together` holds in this thread
+        self.sql("SELECT 1")  # so that an error is raised now if the file is not a store
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +94,8 @@ class Session:
         self, query: str, parameters: dict[str, Any] | None, rows: int
     ) -> Iterator[pa.Schema | pa.RecordBatch]:
         """Yield the Arrow schema of the answer, and then its record batches."""
-        # This stream has its own cursor, because another query on the same cursor would end the stream.
+        # The stream has a cursor of its own, because the next query on a cursor ends the stream of the query
+        # before.
         with self._reading.cursor() as con:
             reader = _with_rows(con.execute(query, plain(parameters))).to_arrow_reader(rows)
             yield reader.schema
@@ -151,7 +152,7 @@ class Session:
             )
         return self._make_runner()
 
-    # Facts that are read once and cached while the file is open
+    # The methods below return facts about the runs. They are read once and cached while the file is open.
 
     def run(self, run: int | None = None) -> int:
         """Return the id of the run that a query is about: `run`, or the run that was finished last.

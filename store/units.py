@@ -18,10 +18,10 @@ TEXT = {"before": BEFORE, "after": AFTER}
 class Unit:
     """The queries that neurons and heads have in common; `layer` and `number` count from 0."""
 
-    kind: ClassVar[str]  # neuron or head
+    kind: ClassVar[str]  # `neuron` or `head`
     letter: ClassVar[str]
-    per_layer: ClassVar[str]  # the column of `models` with the number of neurons or heads per layer
-    sql_type: ClassVar[str]  # SQL type of the unit's index; a parameter of this type lets DuckDB skip blocks
+    per_layer: ClassVar[str]  # name of the column of `models` with the number of neurons or heads per layer
+    sql_type: ClassVar[str]  # SQL type of an index in the store; parameters of this type let DuckDB skip rows
 
     def __init__(self, session: Session, letter: str, layer: int, number: int, run: int) -> None:
         self.session, self.layer, self.number, self.run = session, layer, number, run

@@ -53,7 +53,9 @@ def upgrade(path: str | Path, wait: float = WAIT_SECONDS) -> int:
     with Writer(path, wait) as writer:
         version = version_of(path, wait)
         if not OLDEST_VERSION <= version < SCHEMA_VERSION:
-            with connection(path, read_only=True, wait=wait):  # raises an error for an unsupported version
+            # Opening the file raises an error if its version is too old or too new. Without an error, the
+            # file has the newest version already, and there is nothing to convert.
+            with connection(path, read_only=True, wait=wait):
                 return version
         new = writer.path.with_name(f"{writer.path.name}.upgrade")
         try:
@@ -138,8 +140,8 @@ def _test_ablations(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(catalogue()["ablation"].insert)
 
 
-# For a schema version with new rows that SQL alone cannot compute: the function that adds these rows to the
-# new file, after all tables were copied.
+# AFTERWARDS maps a schema version to a function that adds the rows which are new in this version and which
+# SQL alone cannot compute. The function is called after all tables were copied into the new file.
 AFTERWARDS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {9: _test_ablations}
 
 

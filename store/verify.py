@@ -16,11 +16,11 @@ from annotate_transformer.store.database import WAIT_SECONDS, Reading, no_room_a
 from annotate_transformer.store.errors import DamagedStore, NoSuchRun, NotAStore
 from annotate_transformer.store.queries import named
 
-TOLERANCE = 1e-4  # promised maximum of a float32 run's closure errors (sum of terms − logit), in logits
-SHOWN = 10  # maximum number of broken rows that a finding lists
+TOLERANCE = 1e-4  # the closure errors of a float32 run are promised to be at most this many logits
+SHOWN = 10  # maximum number of broken rows that a `Finding` describes
 
-Broken = tuple[int, list[str]]  # number of broken rows, and descriptions of the first of these rows
-Subject = dict[str, int]  # the run_id or model_id to check; empty for the whole store
+Broken = tuple[int, list[str]]  # (number of broken rows, descriptions of the first of these rows)
+Subject = dict[str, int]  # {"run_id": …} or {"model_id": …}: what is checked; empty for the whole store
 Look = Callable[[duckdb.DuckDBPyConnection, Subject], Broken]
 
 

@@ -1,10 +1,8 @@
--- Checks of the conditions that hold in a sound store.
--- Each query checks one condition, and returns one row for each problem, described in the column `problem`.
--- In a sound store the query returns no rows.
--- A query with $run_id runs for each run, a query with $model_id for each model,
--- and any other query runs once.
--- $tolerance is the tolerance for attention, probabilities and fractions.
--- The tolerance for a sum grows with the terms of the sum (closure_bound, base.float_error).
+-- The checks of `annotate verify`. Each query checks one condition that holds in a sound store. It returns one row for
+-- each problem, with a description in the column `problem`, and no rows if the store is sound.
+-- A query with the parameter $run_id runs once for each run, a query with $model_id once for each model, and any other
+-- query once for the store. $tolerance is the largest error that is allowed for attention, probabilities and fractions.
+-- A sum may have a larger error if it has more or larger terms (closure_bound, base.float_error).
 
 -- Provenance and text -----------------------------------------------------------------------------
 
@@ -47,7 +45,7 @@ FROM base.document d JOIN base.run r USING (corpus_id) LEFT JOIN (
 WHERE r.run_id = $run_id AND (d.text IS DISTINCT FROM p.text OR NOT p.is_whole)
 
 -- name: passages of documents
--- Each passage belongs to a stored document.
+-- Each passage (a piece of a document's text) belongs to a stored document.
 SELECT 'passage ' || passage_id || ' belongs to no document' AS problem
 FROM base.passage p ANTI JOIN base.document d ON d.document_id = base.document_of_passage(p.passage_id)
 
@@ -70,17 +68,18 @@ JOIN base.tokenizer k ON k.tokenizer_id = m.tokenizer_id
 WHERE p.run_id = $run_id AND NOT (p.position = 0 AND (r.settings->>'bos')::BOOLEAN AND p.char_start IS NULL)
 
 -- name: tokens spell the text
--- The bytes of a document's tokens are the beginning of its text. This cannot be checked if the tokenizer changes the
--- text. The exception is a tokenizer that only normalises to NFC, which leaves a document in NFC as it is.
+-- The bytes of a document's tokens, joined in order, are equal to the beginning of the document's text. This cannot be
+-- checked if the tokenizer changes the text. A tokenizer that only normalises texts to NFC leaves a document unchanged
+-- that is already in NFC, so such documents are checked.
 SELECT 'document ' || d.document_id || ': its tokens do not spell its text' AS problem
 FROM (SELECT document_id, spells, string_agg(bytes, '' ORDER BY position_id) AS bytes FROM ({in_text}) GROUP BY document_id, spells) t
 JOIN base.document d USING (document_id)
 WHERE NOT starts_with(hex(encode(d.text)), t.bytes) AND (t.spells = 'text' OR t.spells = 'NFC' AND nfc_normalize(d.text) = d.text)
 
 -- name: character spans tile
--- The character spans of tokens cover the document.
--- Each span begins within the spans before it, or at the end of these spans.
--- If a document was read to its end, the last span ends at the end of the document.
+-- The character spans of a document's tokens cover its text without gaps. Each span begins where the spans before it
+-- end, or earlier if they share a character. If the run read the document to its end, the last span ends at the end of
+-- the text.
 WITH placed AS (
     SELECT position_id, document_id, char_start, char_end,
            coalesce(max(char_end) OVER before, 0) AS reached, coalesce(max(char_start) OVER before, 0) AS begun,
@@ -97,8 +96,8 @@ WHERE NOT coalesce(p.char_start BETWEEN begun AND reached AND p.char_end >= p.ch
    OR is_last AND p.char_end < length(d.text) AND (p.document_id < last_document OR is_finished AND limited IS NULL)
 
 -- name: character spans
--- A token's span has the characters that begin in the token.
--- If the token's first byte continues a character, the span has this character, too.
+-- The character span of a token has the characters whose first byte is in the token. If the token begins in the middle
+-- of a character's bytes, the span has this character, too.
 WITH placed AS (
     SELECT position_id, document_id, char_start, char_end, spells, regexp_matches(bytes, '^[89AB]') AS goes_on,
            length(regexp_replace(bytes, '[89AB].|(..)', '\1', 'g')) // 2 AS begun,
@@ -118,7 +117,7 @@ SELECT 'run ' || $run_id || ' is finished but still has ' || count(*) || ' rows 
 FROM base.top_candidate JOIN base.run USING (run_id) WHERE run_id = $run_id AND status = 'finished' HAVING count(*) > 0
 
 -- name: identity of the model
--- A model has one row in base.model, and its tokenizer has one row in base.tokenizer.
+-- A model has exactly one row in base.model, and its tokenizer has exactly one row in base.tokenizer.
 SELECT 'model ' || $model_id || ' has ' || n || ' rows in base.' || kind || '; it must have one' AS problem
 FROM (SELECT 'model' AS kind, count(*) AS n FROM base.model WHERE model_id = $model_id
       UNION ALL SELECT 'tokenizer', count(*) FROM base.tokenizer WHERE tokenizer_id IN (SELECT tokenizer_id FROM base.model WHERE model_id = $model_id))
@@ -174,7 +173,8 @@ FROM sizes s JOIN terms t USING (position_id) JOIN base.position p ON p.run_id =
 WHERE abs(p.closure_top) > closure_bound(t.n, s.top_size) OR abs(p.closure_next) > closure_bound(t.n, s.next_size)
 
 -- name: probabilities agree
--- The log-probabilities, rank and entropy of a position agree with its logits.
+-- The log-probabilities, the rank and the entropy that are stored for a position agree with the logits that are stored
+-- for it.
 SELECT 'position ' || p.position_id || ': log-probabilities ' || coalesce(p.next_logprob::VARCHAR, 'NULL') || ' and ' || p.top_logprob
        || ', rank ' || coalesce(p.next_rank::VARCHAR, 'NULL') || ' and entropy ' || p.entropy || ' contradict its logits' AS problem
 FROM (SELECT *, $tolerance / 10 + closure_bound(4, abs(top_logit) + abs(top_logprob) + coalesce(abs(next_logit) + abs(next_logprob), 0)) AS error
@@ -263,7 +263,8 @@ WHERE s.run_id = $run_id
        OR s.lens NOT IN (0, s.positions * m.n_layers))
 
 -- name: rows outside shards
--- Each row belongs to a position in the range that the run's shards (parts of a run) cover.
+-- No row of a run is outside the run's shards (a shard is the part of a run that one transaction wrote). Each row is at
+-- a position between the first position of the first shard and the last position of the last shard.
 SELECT 'a ' || r.kind || ' row at position ' || r.position_id || ' belongs to no shard' AS problem
 FROM (SELECT 'position' AS kind, run_id, position_id FROM base.position
       UNION ALL SELECT 'layer', run_id, position_id FROM base.contribution
@@ -313,8 +314,9 @@ SELECT 'position ' || position_id || ' has ' || count(*) || ' rows for neuron L'
 FROM base.neuron WHERE run_id = $run_id GROUP BY position_id, layer, neuron HAVING count(*) > 1
 
 -- name: codes once
--- A run with --keep-neurons all stores one code (its activation in a few bits) per neuron and position.
--- A reserved code (base.code_of_kept) marks a neuron that has a row in base.neuron instead.
+-- A run with --keep-neurons all stores exactly one code for each neuron and position. Usually the code is the neuron's
+-- activation in a few bits. If the neuron has a row in base.neuron at the position, the code is the reserved number
+-- base.code_of_kept() instead.
 WITH asked AS (
     SELECT m.d_mlp FROM base.run r JOIN base.model m USING (model_id)
     WHERE r.run_id = $run_id AND (r.settings->>'keep_neurons') IS NULL
@@ -347,8 +349,9 @@ FROM head_sources s JOIN base.position p USING (run_id, position_id)
 WHERE s.run_id = $run_id AND greatest(abs(s.toward_top), coalesce(abs(s.toward_next), 0)) < p.source_bound - 0.00021 - base.float_error(p.source_bound)
 
 -- name: attention of sources
--- No source of a head has more attention than the head's top source. The attention probabilities of a head at a
--- position sum to 1, so those of two sources sum to at most 1, up to rounding.
+-- At each position, the stored sources of a head have at most as much attention as the head's top source. The attention
+-- probabilities sum to 1, so those of the top source and of another source sum to at most 1. Both conditions hold up to
+-- rounding.
 SELECT 'position ' || s.position_id || ', head L' || s.layer || 'H' || s.head || ': the attention to its top source '
        || h.position_id - h.source_offset || ' is ' || h.attention || ', but the attention to source ' || s.position_id - s.source_offset
        || ' is ' || s.attention AS problem
@@ -358,9 +361,9 @@ WHERE s.run_id = $run_id
                ELSE s.attention <= h.attention + $tolerance AND s.attention + h.attention <= 1 + 2 * $tolerance END
 
 -- name: sources add up
--- The terms of a head's stored sources sum to the head's direct effect, up to the terms of the other sources.
--- The sources of a position are the positions of its window, up to and including the position itself.
--- The absolute effect of a source that is not stored is at most source_bound.
+-- The direct effect of a head at a position is the sum of the terms of all its sources, which are the position itself
+-- and the earlier positions of the window. So the terms of the stored sources sum to the direct effect, up to the terms
+-- of the other sources. Each of these is at most source_bound in absolute value.
 WITH kept AS (
     SELECT position_id, layer, head, count(*) AS n, sum(toward_next::DOUBLE) AS next, sum(toward_top::DOUBLE) AS top,
            sum(greatest(abs(toward_top::DOUBLE), coalesce(abs(toward_next::DOUBLE), 0))) AS size
@@ -378,8 +381,9 @@ FROM compared
 WHERE NOT abs(toward_top - top) <= most OR NOT coalesce(abs(toward_next - next) <= most, toward_next IS NULL)
 
 -- name: last lens
--- After the last layer, the logit lens agrees with the prediction.
--- The logit lens computes σ again, so the ranks of tokens with nearly equal logits may differ.
+-- After the last layer, the logit lens gives the same log-probabilities and the same rank of the next token as the
+-- prediction. It computes the final scale σ again, with other rounding, so tokens with nearly equal logits may change
+-- their order.
 SELECT 'position ' || l.position_id || ': the lens after the last layer has log-probabilities ' || l.top_logprob || ' and '
        || coalesce(l.next_logprob || ' (rank ' || l.next_rank || ')', 'NULL') || ', but the prediction has ' || p.top_logprob || ' and '
        || coalesce(p.next_logprob || ' (rank ' || p.next_rank || ')', 'NULL') AS problem
@@ -393,9 +397,10 @@ WHERE l.run_id = $run_id AND l.layer = m.n_layers - 1
                        AND abs(l.next_rank - p.next_rank) <= 1 + p.next_rank / 1000, p.next_token_id IS NULL))
 
 -- name: neurons kept
--- Let k be the run's setting keep_neurons. base.contribution has three bounds for each position and layer: one for the
--- activation, and one for each of the two direct effects. Of the stored neurons, at least k reach each bound, and at
--- most k exceed it. Stored values are rounded and bounds are rounded up, so the comparison allows for rounding.
+-- In each layer, a position has three bounds in base.contribution: for activations, for direct effects on the next
+-- token, and for direct effects on the top prediction. Let k be the run's setting keep_neurons. For each bound, at
+-- least k stored neurons have a value that reaches it, and at most k have a value that exceeds it. Values are compared
+-- without sign and up to the rounding of stored values and bounds.
 WITH asked AS (
     SELECT (settings->>'keep_neurons')::BIGINT AS k FROM base.run WHERE run_id = $run_id
 ), counted AS (
@@ -415,7 +420,7 @@ SELECT 'position ' || position_id || ', layer ' || layer || ': by activation, ne
 FROM counted, asked WHERE k > 0 AND (list_min(reach) < k OR list_max(exceed) > k)
 
 -- name: sources in their document
--- The source that a head attends to is in the same document as the position that attends.
+-- Each source of a head is in the same document as the position at which the head reads from it.
 SELECT 'position ' || h.position_id || ': the source ' || h.position_id - h.source_offset || ' of head L' || h.layer || 'H' || h.head
        || ' is not in the position''s document' AS problem
 FROM (SELECT position_id, layer, head, source_offset FROM base.head_source WHERE run_id = $run_id
@@ -458,7 +463,7 @@ FROM wanted FULL JOIN found USING (kind, list), run
 WHERE status = 'finished' AND coalesce(found.n, 0) <> coalesce(lists * least(wanted.n, list_size), 0)
 
 -- name: lists leave out special tokens
--- If the run's top-k lists exclude special tokens, no list entry is at a special token.
+-- If a run excludes special tokens from its top-k lists, no entry of these lists is at a position with a special token.
 SELECT kind || ' list ' || list || ', layer ' || layer || ' unit ' || unit || ', rank ' || rank || ': position ' || position_id || ' has a special token, which this run''s lists exclude' AS problem
 FROM base.top_entry SEMI JOIN base.left_out USING (run_id, position_id) WHERE run_id = $run_id
 
@@ -499,7 +504,8 @@ WHERE n.run_id = $run_id AND (n.activation > b.high + 0.00051 + base.float_error
   AND (p.position > 0 OR (r.settings ->> 'first_in_lists')::BOOLEAN)
 
 -- name: head lists against rows
--- Each head's top-k lists miss no row that belongs in them, and each entry has the value of the head's row.
+-- The top-k lists of a head agree with the head's rows. No row with a value beyond the last entry of a list is missing
+-- from the list, and each entry has the value of the head's row at its position.
 WITH entry AS (
     SELECT * FROM base.top_entry WHERE run_id = $run_id AND kind = 'head'
 ), border AS (
@@ -525,7 +531,8 @@ LEFT JOIN heads h ON h.run_id = $run_id AND h.position_id = e.position_id AND h.
 WHERE h.toward_next IS DISTINCT FROM e.value
 
 -- name: head lists' sources
--- The sources that base.top_source has for the positions in the heads' top-k lists equal the sources in base.head.
+-- Compare two tables that store a head's top source. For each position in a head's top-k lists, base.top_source has the
+-- same source and the same attention as base.head. base.top_source has no other rows.
 WITH entry AS (
     SELECT DISTINCT layer, unit AS head, position_id, run_id FROM base.top_entry JOIN base.run USING (run_id)
     WHERE run_id = $run_id AND status = 'finished' AND kind = 'head'
@@ -555,7 +562,8 @@ FROM wanted w FULL JOIN found f USING (layer, head, source_offset)
 WHERE (w.positions, w.attention, w.effects, w.effect) IS DISTINCT FROM (f.positions, f.attention, f.effects, f.effect)
 
 -- name: statistics complete
--- Each neuron and head has one row of statistics, and each head has one row per attention behaviour.
+-- In base.unit_stat, each neuron and each head of the model has exactly one row. In base.attention_stat, each head has
+-- exactly one row for each attention behaviour, such as attention to the previous token.
 WITH model AS (
     SELECT m.* FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
 ), layers AS (
@@ -580,7 +588,8 @@ FROM wanted w LEFT JOIN behaviours b USING (layer, unit), (SELECT len(enum_range
 WHERE w.kind = 'head' AND (coalesce(b.n, 0) <> behaviours OR b.kinds <> behaviours)
 
 -- name: statistics against lists
--- The first entry of a neuron's top-k list lies between the neuron's minimum and maximum over the run.
+-- No value in a neuron's top-k lists is above the neuron's maximum or below its minimum over the run. To check this,
+-- the first entry of each list is enough: it is the largest or the smallest of the list.
 SELECT 'neuron L' || s.layer || 'N' || s.unit || ': its list has the value ' || e.value || ', which is beyond its '
        || CASE e.list WHEN 'high' THEN 'maximum ' || s.maximum ELSE 'minimum ' || s.minimum END AS problem
 FROM base.top_entry e
@@ -607,8 +616,9 @@ WHERE s.run_id = $run_id
                              OR s.total <> h.total::HUGEINT)))) -- the sums are exact, because they count whole steps
 
 -- name: head histograms
--- The histogram of a head counts the head's rows in each bin. A value on the edge between two bins is counted in the
--- bin farther from zero.
+-- For each bin of a head's histogram, the stored count equals the number of the head's rows whose direct effect on the
+-- next token is in the bin. A value on the edge between two bins is in the bin farther from zero. Positions that the
+-- run excludes as special tokens are not counted.
 WITH effect AS MATERIALIZED (
     SELECT layer, head, toward_next::DOUBLE AS value
     FROM heads ANTI JOIN (FROM base.left_out WHERE run_id = $run_id) USING (position_id)
@@ -654,7 +664,8 @@ SELECT DISTINCT 'position ' || position_id || ' has sampled values but is not in
 WHERE run_id = $run_id AND position_id NOT IN (SELECT position_id FROM sampled)
 
 -- name: head samples against rows
--- The value of a head at a sampled position equals the head's direct effect there, up to rounding.
+-- In the random sample, the value of a head at a position equals the head's direct effect on the next token in the view
+-- `heads`, up to rounding.
 SELECT 'head L' || v.layer || 'H' || v.unit || ' at sampled position ' || v.position_id || ': value '
        || coalesce(v.value::VARCHAR, 'NULL') || ', but the head''s row has ' || coalesce(h.toward_next::VARCHAR, 'NULL') AS problem
 FROM base.sample v
@@ -663,7 +674,8 @@ WHERE v.run_id = $run_id AND v.kind = 'head'
   AND ((v.value IS NULL) <> (h.toward_next IS NULL) OR abs(v.value - h.toward_next) > 0.00051 + base.float_error(h.toward_next))
 
 -- name: neuron samples against rows
--- The value of a neuron at a sampled position equals the neuron's activation there, up to rounding.
+-- In the random sample, the value of a neuron at a position equals the activation in base.neuron, up to rounding. This
+-- is checked at the positions at which the neuron has a row.
 SELECT 'neuron L' || v.layer || 'N' || v.unit || ' at sampled position ' || v.position_id || ': value '
        || coalesce(v.value::VARCHAR, 'NULL') || ', but the neuron''s row has ' || n.activation AS problem
 FROM base.sample v
@@ -673,7 +685,7 @@ WHERE v.run_id = $run_id AND v.kind = 'neuron' AND (v.value IS NULL OR abs(v.val
 -- Weights -----------------------------------------------------------------------------------------
 
 -- name: vocabulary of the weights
--- Each token in the tables about the weights has one row in the vocabulary.
+-- Each token in the tables that `annotate weights` fills has exactly one row in base.token for the model's tokenizer.
 WITH used AS (
     SELECT unnest([token_id, next_token_id]) AS token_id FROM base.direct_path WHERE model_id = $model_id
     UNION SELECT token_id FROM base.neuron_vocabulary WHERE model_id = $model_id
@@ -687,8 +699,8 @@ SELECT 'token ' || u.token_id || ' has ' || count(t.token_id) || ' rows in the v
 FROM used u LEFT JOIN token t USING (token_id) GROUP BY u.token_id HAVING count(t.token_id) <> 1
 
 -- name: entries
--- All entries of all lists that were computed from the weights of a model. value: the number by which the list is
--- sorted, with the largest first; NULL if the list is not sorted by a number.
+-- One row for each entry of each list that was computed from the weights of a model. value: the number by which the
+-- list is sorted, so that it never increases from rank to rank; NULL if the list is not sorted by a number.
 SELECT model_id, 'weights' AS list, NULL::INTEGER AS layer, NULL::INTEGER AS unit, NULL::INTEGER AS token, 1 AS rank, NULL::FLOAT AS value FROM base.weights
 UNION ALL SELECT model_id, 'neuron_weight', layer, neuron, NULL, 1, NULL FROM base.neuron_weight
 UNION ALL SELECT model_id, 'neuron_vocabulary ' || direction, layer, neuron, NULL, rank, CASE direction WHEN 'promotes' THEN congruence ELSE -congruence END FROM base.neuron_vocabulary
@@ -703,8 +715,8 @@ UNION ALL SELECT c.model_id, 'head_composition ' || c.kind, c.layer, c.head, NUL
 FROM base.head_composition c JOIN base.model m USING (model_id)
 
 -- name: lists of the weights
--- Each list that was computed from the weights has the requested length; if there are fewer possible entries, it has
--- all of them. The ranks of a list count from 1.
+-- Each list that was computed from the weights of a model has the expected number of entries: the requested number or,
+-- if fewer entries are possible, all of them. The ranks in a list are 1, 2, 3 and so on.
 WITH model AS (
     SELECT m.*, w.top FROM base.model m JOIN base.weights w USING (model_id) WHERE m.model_id = $model_id
 ), neuron AS (
@@ -739,14 +751,15 @@ SELECT concat_ws(', ', list, 'layer ' || layer, 'unit ' || unit, 'token ' || tok
 FROM compared GROUP BY list, layer, unit, token HAVING sum(held) <> sum(size) OR NOT bool_and(in_order)
 
 -- name: lists of the weights in order
--- Each list that was computed from the weights is sorted.
+-- Each list that was computed from the weights of a model is sorted: the value of an entry (see the query `entries`) is
+-- at most the value of the entry before it.
 SELECT concat_ws(', ', list, 'layer ' || layer, 'unit ' || unit, 'token ' || token) || ' is out of order at rank ' || rank AS problem
 FROM ({entries}) WHERE model_id = $model_id
 QUALIFY value > lag(value) OVER (PARTITION BY list, layer, unit, token ORDER BY rank)
 
 -- name: scores of heads
--- The scores that were computed from the weights of heads are within their ranges.
--- The strength of a skip-trigram is its attention times the head's effect on the output token.
+-- The scores that were computed from the weights of heads are possible values, such as a probability from 0 to 1. The
+-- strength of a skip-trigram equals the product of its attention and the head's effect on the output token.
 WITH told AS (
     SELECT model_id, layer, head, 'one of its scores' AS what FROM base.head_weight
     WHERE greatest(abs(copying), abs(matching), random_self, random_previous, random_first, random_duplicate, random_induction) > 1.001
@@ -769,7 +782,8 @@ SELECT 'head L' || layer || 'H' || head || ': ' || what || ' has an impossible v
 FROM told WHERE model_id = $model_id
 
 -- name: bigrams against rows
--- The numbers of bigrams in bigram_agreement and bigram_distance equal the numbers counted in the stored positions.
+-- If a run has numbers of bigrams in base.bigram_agreement and base.bigram_distance, they equal the numbers that are
+-- counted again in the stored positions of the run.
 WITH counted AS (
     SELECT token_id, next_token_id, count(*) AS count
     FROM base.position ANTI JOIN base.left_out USING (run_id, position_id)
@@ -797,9 +811,11 @@ WHERE (w.entries, w.positions, w.bigrams) IS DISTINCT FROM (h.entries, h.positio
 -- Next-token neurons ------------------------------------------------------------------------------
 
 -- name: inputs add up
--- The inputs of a neuron sum to its pre-activation. The sources are embed, pos_embed (if position embeddings are
--- learned) and b_in, and for each earlier layer its heads, its MLP and the biases of both. If the model's blocks are
--- sequential, the heads and the attention bias of the neuron's own layer are sources, too.
+-- The stored inputs of a neuron at a position are complete and sum to its pre-activation. In a gated MLP, the inputs
+-- with reading = pre_linear sum to its linear input instead. There is an input from embed, from pos_embed if the model
+-- has learned position embeddings, and from b_in. Each earlier layer gives an input from each head, from the MLP and
+-- from the biases of attention and MLP. If the model's blocks are sequential, the heads and the attention bias of the
+-- neuron's own layer give inputs, too.
 WITH summed AS (
     SELECT layer, neuron, prompt, position_id, reading, sum(value::DOUBLE) AS total, count(*) AS sources,
            count(DISTINCT (component, source_layer, source_head)) AS different, sum(abs(value::DOUBLE)) AS size
@@ -824,15 +840,16 @@ SELECT 'neuron L' || layer || 'N' || neuron || ' at position ' || position_id ||
 FROM base.neuron_occurrence WHERE run_id = $run_id AND prompt IS NULL GROUP BY layer, neuron, position_id HAVING count(*) > 1
 
 -- name: inputs against rows
--- The activation of a neuron that has stored inputs equals the activation in base.neuron, up to rounding.
+-- If a neuron has both stored inputs and a row in base.neuron at a position, the activation that is stored with the
+-- inputs equals the activation in the row, up to rounding.
 SELECT 'neuron L' || o.layer || 'N' || o.neuron || ' at position ' || o.position_id || ' has activation ' || o.activation
        || ' with its inputs, but ' || n.activation || ' in its row' AS problem
 FROM base.neuron_occurrence o JOIN base.neuron n USING (run_id, position_id, layer, neuron)
 WHERE o.run_id = $run_id AND o.prompt IS NULL AND NOT abs(o.activation - n.activation) <= 0.001 + closure_bound(1, abs(n.activation)) -- the inputs and the row are from different forward passes
 
 -- name: ablation effects
--- Each ablation is at a stored position. If the target is the position's next token or top prediction, the logit that
--- was measured without the ablation equals the logit in base.position.
+-- Each ablation is at a stored position. An ablation records the target token's logit without the ablation. If the
+-- target is the position's next token or top prediction, this logit equals the logit in base.position, up to rounding.
 SELECT 'the ablation of ' || e.units || ' at position ' || e.position_id || ' has the logit ' || e.logit || ' without the ablation; stored is '
        || coalesce(if(e.target_token_id = p.top_token_id, p.top_logit, p.next_logit)::VARCHAR, 'no such position') AS problem
 FROM base.ablation_effect e LEFT JOIN positions p USING (run_id, position_id)
@@ -842,14 +859,15 @@ WHERE e.run_id = $run_id
            AND NOT abs(e.logit - if(e.target_token_id = p.top_token_id, p.top_logit, p.next_logit)) <= 0.001 + closure_bound(1, abs(e.logit))))
 
 -- name: ablation effects once
--- No two ablations have the same position, units, settings and target.
+-- No two stored ablations of a run have the same position, units, settings and target.
 SELECT 'the ablation of ' || units || ' at position ' || position_id || ' is stored ' || count(*) || ' times with the same settings' AS problem
 FROM base.ablation_effect WHERE run_id = $run_id
 GROUP BY position_id, units, at_position_id, replaced_by, draws, seed, target_token_id, minus_token_id HAVING count(*) > 1
 
 -- name: unit effects complete
--- Each sample of positions has one estimate by attribution for every head and neuron, and at most one measurement by
--- ablation for each of them. Each mean lies in its confidence interval.
+-- Estimates by attribution patching are stored for every head and neuron, exactly one for each sample of positions.
+-- Measurements by ablation may be missing, but no head or neuron has two for the same sample. Each mean effect lies in
+-- its confidence interval.
 WITH estimated AS (
     SELECT e.replaced_by, e.sample, e.seed, e.effect_method, count(*) AS n, count(DISTINCT (e.kind, e.layer, e.unit)) AS units,
            any_value(m.n_layers * (m.n_heads + m.d_mlp)) AS wanted,
@@ -863,7 +881,8 @@ SELECT 'the effects by ' || effect_method || ' over ' || sample || ' positions h
 FROM estimated WHERE NOT coalesce(n = units AND (effect_method <> 'attribution' OR n = wanted) AND is_sound, false)
 
 -- name: contrasts add up
--- The components of a contrast sum to its difference of logits, and there is a row for every layer of the model.
+-- The effects of the components of a contrast sum to the contrast's difference of logits. Each layer of the model has
+-- its two components, attn and mlp.
 WITH summed AS (
     SELECT c.document_id, c.logit_difference, c.size, sum(e.effect) AS total, count(e.layer) AS layers, any_value(m.n_layers) AS n_layers
     FROM base.contrast c JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
@@ -875,8 +894,9 @@ SELECT 'the components of the contrast of document ' || document_id || ' sum to 
 FROM summed WHERE NOT coalesce(layers = 2 * n_layers AND abs(total - logit_difference) <= closure_bound(2 * n_layers, size), false)
 
 -- name: layers of contrasts add up
--- In each layer of a contrast, the heads and the attention bias sum to attn. The stored neurons, the remainder and the
--- MLP bias sum to mlp. Each row of base.contrast_layer belongs to a contrast.
+-- In each layer of a contrast, the effects of the heads and of the attention bias sum to the column `attn`. The effects
+-- of the stored neurons, of the remainder and of the MLP bias sum to the column `mlp`. Each row of base.contrast_layer
+-- belongs to a contrast.
 WITH head AS (
     SELECT document_id, layer, sum(effect) AS total, count(*) AS n FROM base.contrast_head WHERE run_id = $run_id GROUP BY ALL
 ), neuron AS (
@@ -891,8 +911,8 @@ WHERE l.run_id = $run_id
                    AND abs(n.total + l.mlp_remainder + l.mlp_bias - l.mlp) <= 1e-9 * (1 + c.size) AND l.neuron_limit <= n.smallest, false)
 
 -- name: sources of contrasts complete
--- Every contrast has rows for the same number of pairs of head and source; a contrast with fewer pairs has rows for all
--- of them.
+-- For each contrast, the pairs of a head and a source with the largest effects have rows. All contrasts of a run have
+-- the same number of these rows. Only a contrast that has fewer pairs has fewer rows, one for each pair.
 WITH counted AS (
     SELECT c.document_id, count(s.layer) AS n, count(DISTINCT (s.layer, s.head, s.source_position_id)) AS sources,
            any_value(m.n_layers * m.n_heads * (p.position + 1)) AS most
@@ -905,9 +925,9 @@ SELECT 'the contrast of document ' || document_id || ' has ' || n || ' rows for 
 FROM counted WHERE NOT coalesce(n = sources AND n = least(most, (SELECT max(n) FROM counted)), false)
 
 -- name: contrasts against rows
--- A contrast is at a stored position of its document. Its answer and its distractor are different tokens. The
--- difference of their log-probabilities equals the difference of their logits, unless the model has a soft-cap. The
--- sources of the contrast are in the same document.
+-- Each contrast is at a stored position of its document, and its answer and its distractor are different tokens. The
+-- difference of their log-probabilities equals the difference of their logits, unless a soft-cap changes the logits
+-- first. Each source of the contrast is in the same document, at the contrast's position or before it.
 SELECT 'the contrast of document ' || c.document_id || ' does not agree with its position ' || c.position_id || ', its tokens or its sources' AS problem
 FROM base.contrast c JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
 LEFT JOIN base.position p ON p.run_id = c.run_id AND p.position_id = c.position_id
@@ -919,9 +939,10 @@ WHERE c.run_id = $run_id
                                      AND NOT coalesce(o.document_id = c.document_id AND o.position_id <= c.position_id AND s.attention BETWEEN 0 AND 1 + $tolerance, false)), false)
 
 -- name: prompts
--- The number of a neuron's prompts equals the number in its row of base.next_token_neuron.
--- Each prompt lies in one of the neuron's top windows and ends at the position of the window's maximum activation.
--- On the prompt, the neuron's activation is at least the recorded fraction of that maximum.
+-- A neuron has as many prompts as its row in base.next_token_neuron says. Each prompt lies in one of the neuron's top
+-- windows and ends at the position where the neuron's activation is largest in the window. When the model reads only
+-- the prompt, the neuron's activation there is at least `share` (a setting in base.next_token_neuron) times the
+-- activation in the whole window.
 WITH recorded AS (
     SELECT *, count(*) AS records FROM base.next_token_neuron WHERE run_id = $run_id GROUP BY ALL
 ), held AS (
@@ -940,9 +961,10 @@ FROM recorded r FULL JOIN held h USING (layer, neuron)
 WHERE NOT coalesce(r.records = 1 AND coalesce(h.prompts, 0) = r.prompts AND coalesce(h.sound = h.prompts AND h.different = h.prompts, true), false)
 
 -- name: prompts of heads
--- A neuron with ablations has one row in base.head_prompt for every pair of a relevant head and a distinct prompt. A
--- head is active on the prompts where its term of the neuron's pre-activation exceeds the threshold (see active_heads).
--- At most half of the prompts are held out. The Kolmogorov-Smirnov distances have p-values.
+-- If a neuron has ablations, base.head_prompt has one row for each pair of a relevant head (see relevant_heads) and a
+-- distinct prompt. The row says that the head is active if the head's term of the neuron's pre-activation exceeds the
+-- threshold on the prompt (see active_heads). At most half of the prompts of a head are held out. Each head has
+-- p-values of its Kolmogorov-Smirnov distances in base.ablation.
 WITH different AS (
     SELECT run_id, layer, neuron, count(*) AS prompts FROM base.neuron_occurrence
     WHERE run_id = $run_id AND prompt IS NOT NULL AND duplicate_of IS NULL GROUP BY ALL
@@ -970,8 +992,8 @@ WHERE NOT coalesce(h.prompts = w.prompts AND h.different = w.prompts AND h.sound
                    AND h.tested = 1 AND 2 * h.held_out <= w.prompts, false)
 
 -- name: near-duplicates among prompts
--- Two prompts are near-duplicates if their last n tokens are equal, where n is half the length of the shorter prompt,
--- rounded up. Then either both prompts are held out, or neither is.
+-- If two prompts of a neuron are near-duplicates, either both are held out or neither is. Near-duplicates end with the
+-- same n tokens, where n is half the number of tokens of the shorter prompt, rounded up.
 WITH place AS (
     SELECT layer, neuron, prompt, first_position_id + unnest(range(position_id - first_position_id + 1)) AS position_id
     FROM base.neuron_occurrence SEMI JOIN base.head_prompt USING (run_id, layer, neuron, prompt)
@@ -993,8 +1015,9 @@ JOIN base.head_prompt o ON o.run_id = $run_id AND o.layer = n.layer AND o.neuron
 WHERE h.is_held_out <> o.is_held_out
 
 -- name: explanations
--- Each explanation exists only once, and all its answers are about its own held-out prompts.
--- If decision lists explain the heads of a neuron, they explain every relevant head and answer every held-out prompt.
+-- A head of a neuron has at most one explanation by the same method, language model and prompt version. Each answer of
+-- an explanation is about a different held-out prompt of the head. If the method is decision_list, every relevant head
+-- of the neuron has an explanation, which answers every held-out prompt.
 WITH head AS (
     SELECT layer, neuron, source_layer, source_head, count(*) FILTER (is_held_out) AS held_out,
            count(*) OVER (PARTITION BY layer, neuron) AS heads

@@ -149,7 +149,8 @@ class Weights:
             one_of("kind", kind, ("Q", "K", "V"))
         return self._ask("compositions", kind=kind, k=k)
 
-    # The direct path (W_E, W_U), compared with the corpus
+    # The methods below are about the direct path, from the embedding W_E straight to the unembedding W_U, and
+    # compare what it predicts with the corpus.
 
     def direct_path(self, token: str, k: int = 20) -> pd.DataFrame:
         """Return the k next tokens that a token's embedding predicts, and the k that follow it most often.
@@ -182,7 +183,7 @@ class Weights:
         """
         return self._of_run("bigram_distances")
 
-    # Helpers that run the queries
+    # The private methods below run the queries of weights.sql for the public methods.
 
     def _ask(self, query: str, **parameters: Any) -> pd.DataFrame:
         known = {"model_id": int(self.model.model_id)} | parameters

@@ -1,10 +1,10 @@
--- The queries of the class store.Weights, which read the results that `annotate weights` computed
--- from a model's weights.
+-- The queries of the class store.Weights. They read the results that the command `annotate weights` computed from a
+-- model's weights.
 
 -- name: model
--- If a model is given, return all models with this id or name. Otherwise return the model of the given run or, if no
--- run is given, the model of the latest finished run. If no run is finished, return the model whose weights were read
--- last.
+-- Find the model to ask about. If a model is given, return all models that have this id or name. Otherwise, if a run is
+-- given, return the model of the run. If neither is given, return the model of the latest finished run or, if no run is
+-- finished, the model whose weights were read last.
 SELECT m.*, concat_ws(' ', m.model, m.revision) AS name, w.top,
        coalesce($run::INTEGER, (SELECT arg_max(r.run_id, r.finished) FROM base.run r
                                 WHERE r.model_id = m.model_id AND r.status = 'finished')) AS run_id
@@ -113,9 +113,10 @@ SELECT * EXCLUDE (model_id, layer, head) FROM head_pairs
 WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k ORDER BY rank
 
 -- name: skip_trigrams
--- The head's skip-trigrams, each with its number of occurrences in the run.
--- mean_toward_next: the head's mean direct effect at these occurrences.
--- In an occurrence, the source is 2 to 16 tokens before the destination, in the same window.
+-- A head's skip-trigrams, each of a source, a destination and an output token. places: the number of occurrences in the
+-- run. In an occurrence, the output token is the next token after the destination, and the source is 2 to 16 tokens
+-- before the destination in the same window. mean_toward_next: the head's mean direct effect on the output token at the
+-- occurrences.
 WITH known AS (
     SELECT * EXCLUDE (model_id, layer, head) FROM skip_trigrams
     WHERE model_id = $model_id AND layer = $layer::UTINYINT AND head = $head::UTINYINT AND rank <= $k

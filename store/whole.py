@@ -16,7 +16,7 @@ from pathlib import Path
 from secrets import token_hex
 
 _being_written: set[Path] = set()  # the temporary files and folders that this process is writing
-LONGEST = 200  # maximum bytes of the target's name in a temporary file's name; file systems allow 255
+LONGEST = 200  # bytes of the target's name that a temporary file's name keeps; a file's name has at most 255
 
 
 @contextmanager
@@ -36,7 +36,9 @@ def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
     _remove_leftovers(target)
     part = target.with_name(f"{_stem(target)}.{token_hex(4)}.part")
-    _being_written.add(part)  # before the file exists, so that an interruption at any moment removes it
+    # Add `part` to `_being_written` before the file exists. If the process is stopped at any moment after
+    # that, `remove_parts` removes the file.
+    _being_written.add(part)
     try:
         part.mkdir() if folder else part.touch(exist_ok=False)
         with _locked(part):

@@ -1,12 +1,13 @@
--- The statements that write a store. `rows` is the Arrow table whose rows a statement inserts. The statements sort the
--- rows that they insert; only the rows of a shard (ingest/run/rows.py) and of lists arrive already sorted.
+-- The statements that write a store, and the queries that a writer needs. `rows` is an Arrow table with the rows that
+-- an INSERT stores. The INSERT sorts these rows, except the rows of a shard (ingest/run/rows.py) and of top-k lists,
+-- which arrive sorted.
 
 -- Provenance and text -----------------------------------------------------------------------------
 
 -- name: models
--- The stored model that has the weights, configuration, tokenizer and revision of a given model.
--- A model that was read from a folder has no revision, so it matches any revision.
--- If several stored models match, prefer one with a revision if the given model has a revision, otherwise one without.
+-- The stored model with the weights, the configuration, the tokenizer and the revision of a given model. A model that
+-- was read from a folder has no revision; a missing revision matches any revision. If several stored models match, a
+-- given model with a revision prefers one with a revision, and a given model without a revision prefers one without.
 SELECT model_id, revision FROM base.model m
 WHERE weights_sha256 = $weights_sha256 AND coalesce(config = $config, true) AND tokenizer_id = $tokenizer_id AND {same_revision}
 ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), model_id LIMIT 1
@@ -15,8 +16,9 @@ ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), model_id LIMIT 1
 UPDATE base.model SET model = $model, revision = $revision, step = $step WHERE model_id = $model_id
 
 -- name: same_revision
--- One training step may have two revision names, such as `main` and `step143000`, so revisions with a known step are
--- compared by their steps.
+-- The condition that the stored model `m` has the given revision. If the training steps of both are known, the steps
+-- are compared, because one step may have two revision names, such as `main` and `step143000`. A missing revision
+-- matches any revision.
 (m.revision IS NULL OR $revision::VARCHAR IS NULL
  OR coalesce(m.step::VARCHAR, m.revision) = coalesce($step::INTEGER::VARCHAR, $revision::VARCHAR))
 
@@ -50,8 +52,9 @@ SELECT (SELECT coalesce(max(run_id), 0) + 1 FROM base.run) AS run,
        (SELECT coalesce(max(tokenizer_id), 0) + 1 FROM base.tokenizer) AS tokenizer
 
 -- name: state
--- A summary of the store that every write changes. If the summary is unchanged, no other program has written into the
--- file, and the ids that were chosen for new rows are still free.
+-- A summary of what the store contains. A command compares it with the summary that it read at its start. If the two
+-- differ, another program has written into the file, and the ids that the command chose for new rows may no longer be
+-- free.
 SELECT 'run' AS what, run_id AS number, concat(identity, ' ', status) AS content FROM base.run
 UNION ALL SELECT 'corpus', corpus_id, sha256 FROM base.corpus
 UNION ALL SELECT 'model', model_id, weights_sha256 FROM base.model
@@ -78,8 +81,9 @@ SELECT * FROM rows ANTI JOIN base.passage USING (passage_id) ORDER BY passage_id
 -- Terms of a prediction ---------------------------------------------------------------------------
 
 -- name: taken
--- The ids that were chosen for new rows but are already used in the store.
--- A parameter, such as $run, is NULL if no id of this kind was chosen.
+-- The ids that were chosen for new rows, but that rows of the store already use. Each of the parameters `run`,
+-- `corpus`, `model` and `tokenizer` is the chosen id of such an object; NULL if no id was chosen for this kind of
+-- object.
 SELECT 'run' AS what, $run AS number WHERE EXISTS (FROM base.run WHERE run_id = $run) OR EXISTS (FROM base.shard WHERE run_id = $run)
 UNION ALL SELECT 'positions of run', $run
 WHERE EXISTS (FROM base.position WHERE run_id = $run OR position_id BETWEEN ($run - 1) * $positions AND $run * $positions - 1)
@@ -107,7 +111,7 @@ INSERT INTO base.position BY NAME SELECT * REPLACE (
 ) FROM rows
 
 -- name: insert_contribution
--- base.units converts logits to the integer steps in which they are stored.
+-- The effects in `rows` are in logits. base.units converts them to integer numbers of small steps, which are stored.
 INSERT INTO base.contribution BY NAME SELECT * REPLACE (
     base.units(attn_next) AS attn_next, base.units(attn_top) AS attn_top,
     base.units(mlp_next) AS mlp_next, base.units(mlp_top) AS mlp_top,
@@ -120,11 +124,13 @@ INSERT INTO base.head BY NAME SELECT * REPLACE (
 ) FROM rows
 
 -- name: insert_neuron_direction
--- A layer whose rows are already stored, by an earlier run of the model, is skipped.
+-- Insert the rows of the layers that are not yet stored for the model. An earlier run of the model may have stored a
+-- layer.
 INSERT INTO base.neuron_direction BY NAME SELECT * FROM rows ANTI JOIN base.neuron_direction USING (model_id, layer) ORDER BY neuron
 
 -- name: insert_token_direction
--- A token whose row is already stored, by an earlier shard or run of the model, is skipped.
+-- Insert the rows of the tokens that are not yet stored for the model. An earlier shard or an earlier run of the model
+-- may have stored a token.
 INSERT INTO base.token_direction BY NAME SELECT * FROM rows ANTI JOIN base.token_direction USING (model_id, token_id) ORDER BY token_id
 
 -- name: insert_shard
@@ -143,12 +149,14 @@ SELECT * REPLACE (kind::VARCHAR AS kind) FROM base.unit_stat WHERE run_id = $run
 SELECT * REPLACE (behaviour::VARCHAR AS behaviour) FROM base.attention_stat WHERE run_id = $run_id ORDER BY layer, head
 
 -- name: insert_top_candidate
--- The candidates for top-k lists have no rank, because the ranks are known only when the run is finished.
+-- Insert candidates for top-k lists, without the column `rank`: the ranks of a list are known only when the run is
+-- finished.
 INSERT INTO base.top_candidate BY NAME SELECT * EXCLUDE (rank) FROM rows
 
 -- name: delete_top_entry
--- Delete the entries and the candidates of some top-k lists. The arrays kinds, lists and layers have the same length.
--- The i-th elements of the three arrays together say which lists of a layer to delete.
+-- Delete the entries and the candidates of some top-k lists of a run. The parameters `kinds`, `lists` and `layers` are
+-- arrays of the same length. Their i-th elements name a kind of unit (such as neuron), a list (such as high) and a
+-- layer. For each i, this list is deleted for every unit of this kind in this layer.
 DELETE FROM base.top_candidate
 WHERE run_id = $run_id AND (kind, list, layer) IN (SELECT unnest($kinds::unit_kind[]), unnest($lists::unit_list[]), unnest($layers::UTINYINT[]));
 DELETE FROM base.top_entry
@@ -163,8 +171,8 @@ SEMI JOIN (SELECT layer, unit AS head, position_id FROM base.top_entry
 WHERE h.run_id = $run_id ORDER BY h.layer, h.head, h.position_id
 
 -- name: finish_head_offsets
--- When a run is finished, store the sums of each head's attention and direct effect by distance. The distance is that
--- from a position to the source that the head attends to most.
+-- When a run is finished, store sums of attention and of direct effects for each head and distance. The distance is the
+-- number of positions from the position back to the source to which the head attends most.
 INSERT INTO base.head_offset BY NAME
 SELECT run_id, layer, head, source_offset, count(*) AS positions, sum(attention) AS attention,
        count(toward_next) AS effects, sum(toward_next) AS effect
@@ -173,8 +181,8 @@ WHERE run_id = $run_id
 GROUP BY run_id, layer, head, source_offset ORDER BY layer, head, source_offset
 
 -- name: sampled_layers
--- The layers in groups whose sampled values are converted together. To limit the memory, a group has about $values
--- values.
+-- The layers of a run in groups, one group (a list of layers) per row. The sampled values of the layers are converted
+-- one group at a time. To limit the memory, a group has about as many values as the parameter `values` says.
 SELECT list(layer ORDER BY layer) AS layers
 FROM (SELECT layer, sum(sum(len(values))) OVER (ORDER BY layer) // $values AS portion
       FROM base.sample_row WHERE run_id = $run_id GROUP BY layer)
@@ -185,7 +193,8 @@ SELECT kind::VARCHAR AS kind, layer, values::FLOAT[] AS values FROM base.sample_
 WHERE run_id = $run_id AND list_contains($layers, layer) ORDER BY sample_row.kind, layer, position_id
 
 -- name: delete_sample_unit
--- Before rows are inserted into base.sample_unit, the rows of base.sample_row that they replace are deleted.
+-- Delete the rows of base.sample_row that are replaced by new rows of base.sample_unit. The name is not
+-- delete_sample_row, because the writer runs a statement delete_TABLE when it is about to insert rows into TABLE.
 DELETE FROM base.sample_row WHERE run_id = $run_id AND list_contains($layers, layer)
 
 -- name: finish_run
@@ -222,10 +231,10 @@ SELECT DISTINCT source FROM base.head_vocabulary WHERE model_id = $model_id
 SELECT r.status::VARCHAR AS status, m.weights_sha256, m.config FROM base.run r JOIN base.model m USING (model_id) WHERE r.run_id = $run_id
 
 -- name: contexts
--- For each given position: the tokens of its window up to and including the position, and their position ids.
--- The tokens that the window shares with the previous window are included, with the position ids that they have in the
--- previous window.
--- The BOS, which is the first position of a window, is returned in a column of its own.
+-- For each given position: the tokens of its window up to and including the position, without the BOS, and the
+-- position_id of each token. A token that the window shares with the previous window is stored only with the previous
+-- window, so it has the position_id from there. `bos` is a list with the token id of the BOS at the start of the
+-- window; empty if the run has no BOS.
 WITH wanted AS (
     SELECT p.*, r.settings, p.position + 1 - (r.settings->>'bos')::BOOLEAN::INTEGER AS tokens
     FROM base.position p JOIN base.run r USING (run_id) WHERE p.position_id IN (SELECT unnest($position_ids))
@@ -246,7 +255,7 @@ FROM wanted w LEFT JOIN read USING (position_id)
 GROUP BY w.run_id, w.position_id, w.settings
 
 -- name: positions_with_next
--- The positions of a run that have a next token.
+-- The positions of a run that have a next token, each with its document_id and the id of the next token.
 SELECT position_id, document_id, next_token_id FROM positions WHERE run_id = $run_id AND next_token_id IS NOT NULL ORDER BY position_id
 
 -- name: unit_effects
@@ -254,9 +263,9 @@ SELECT kind, layer, unit, effect_method, is_random, mean_abs_total, p FROM base.
 WHERE run_id = $run_id AND replaced_by = $replaced_by AND sample = $sample AND seed = $seed
 
 -- name: contrast_documents
--- The documents of a run in order, each with its answer, its distractor and the position after which the model
--- predicts. This is the last position of the document. If a metadata column gives a number of characters
--- (--answer-position), it is the last position whose token ends within these characters.
+-- The documents of a run in order, each with its answer, its distractor and the position after which the model predicts
+-- one of these two. This position is the last one of the document. If a metadata column (--answer-position) gives a
+-- number of characters, it is the last position whose token ends within that number of characters.
 WITH place AS (
     SELECT d.document_id, d.metadata, TRY_CAST(d.metadata->>$position AS BIGINT) AS characters
     FROM base.document d JOIN base.run r USING (corpus_id) WHERE r.run_id = $run_id
@@ -276,8 +285,9 @@ WHERE EXISTS (FROM base.position p WHERE p.run_id = $run_id AND p.document_id = 
 ORDER BY d.document_id
 
 -- name: windows_of_positions
--- The windows of the given positions, each with the first position and the first window that its document has in the
--- run.
+-- The windows that contain the given positions, one row per window. first_position_id, first_window_id: the first
+-- position and the first window of the window's document in the run. stored: the number of positions that are stored
+-- with the window.
 WITH chosen AS (
     SELECT DISTINCT document_id, window_id FROM base.position WHERE position_id IN (SELECT unnest($position_ids))
 )
@@ -294,9 +304,9 @@ WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND position_id =
 SELECT * FROM base.next_token_neuron WHERE run_id = $run_id
 
 -- name: neurons_to_draw
--- The neurons of the given layers, with the mean activation of each neuron.
--- is_eligible: whether the neuron can itself be a next-token neuron, which depends on the token that it promotes most.
--- If the weights were not read, no neuron is eligible.
+-- The neurons of the given layers, each with its mean activation; baseline neurons are drawn from them. is_eligible:
+-- whether the neuron could be a next-token neuron, because of the token that it promotes most; such a neuron is not
+-- drawn. If the model's weights were not read, this token is unknown, and no neuron is eligible.
 SELECT s.layer, s.unit AS neuron, coalesce(s.mean, 0) AS mean, coalesce(base.is_next_token(v.token), false) AS is_eligible
 FROM base.unit_summary s JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
@@ -304,18 +314,20 @@ LEFT JOIN neuron_vocabulary v
 WHERE s.run_id = $run_id AND s.kind = 'neuron' AND s.layer IN (SELECT unnest($layers)) ORDER BY s.layer, s.unit
 
 -- name: highest_windows
--- The neuron's top windows. Windows whose maximum is at a BOS are left out, because a BOS alone is not a prompt.
+-- A neuron's top windows, from which its prompts are made. A window whose maximum activation is at the BOS is left out,
+-- because a BOS alone is not a prompt.
 SELECT e.rank, e.position_id, e.value FROM base.top_entry e JOIN base.position p USING (run_id, position_id)
 WHERE e.run_id = $run_id AND e.kind = 'neuron' AND e.list = 'window' AND e.layer = $layer AND e.unit = $neuron AND e.rank <= $windows
   AND e.value > 0 AND p.char_start IS NOT NULL
 ORDER BY e.rank
 
 -- name: explanations_of_neuron
--- The ids of all explanations of one neuron's heads.
+-- A subquery: the ids of all explanations of one neuron's relevant heads (see relevant_heads).
 (SELECT explanation_id FROM base.explanation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron)
 
 -- name: delete_next_token_neuron
--- Delete the prompts, ablations and explanations of one neuron.
+-- Delete all that is stored about the prompts of one neuron: its row in base.next_token_neuron, the prompts with their
+-- inputs, and the ablations and explanations that were made with the prompts.
 DELETE FROM base.explanation_answer WHERE explanation_id IN {explanations_of_neuron};
 DELETE FROM base.explanation WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
 DELETE FROM base.head_prompt WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron;
@@ -325,8 +337,8 @@ DELETE FROM base.neuron_occurrence WHERE run_id = $run_id AND layer = $layer AND
 DELETE FROM base.neuron_input WHERE run_id = $run_id AND layer = $layer AND neuron = $neuron AND prompt IS NOT NULL
 
 -- name: prompts_of_heads
--- The pairs of a relevant head (see relevant_heads) and a distinct prompt, for neurons that have prompts but no
--- ablations.
+-- The pairs of a head and a prompt for which an ablation is still missing. One row per relevant head (see
+-- relevant_heads) and distinct prompt, only for neurons that have prompts but no ablations.
 SELECT r.layer, r.neuron, r.source_layer, r.source_head, o.prompt, o.position_id, o.tokens, o.activation, a.prompt IS NOT NULL AS is_active
 FROM relevant_heads(run := $run_id) r
 JOIN base.neuron_occurrence o USING (run_id, layer, neuron)
@@ -341,8 +353,9 @@ SELECT run_id, layer, neuron, source_layer, source_head, list(activation - ablat
 FROM head_prompts GROUP BY ALL ORDER BY ALL
 
 -- name: heads_to_explain
--- The relevant heads (see relevant_heads) with their prompts. If a head already has an explanation by the given method,
--- only its held-out prompts without an answer are returned.
+-- The pairs of a relevant head (see relevant_heads) and a prompt that an explanation method still needs. If the head
+-- has no explanation by the method yet, all its prompts are returned; otherwise, only its held-out prompts that have no
+-- answer.
 WITH prompt AS (
     SELECT p.*, p.first_position_id + unnest(range(p.position_id - p.first_position_id + 1)) AS place
     FROM prompts p WHERE p.run_id = $run_id AND p.duplicate_of IS NULL

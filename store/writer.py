@@ -40,17 +40,19 @@ from annotate_transformer.store.location import is_taken, located, names_of, wri
 from annotate_transformer.store.queries import named
 
 NAMES_OF_MODEL = ("model", "revision", "step")
-# Columns of base.model that config.json determines
+# KIND_OF_MODEL: the columns of base.model whose values follow from the model's config.json.
 KIND_OF_MODEL = (
     "family", "norm", "activation", "n_kv_heads", "is_gated", "position_embedding", "logit_cap",
     "has_post_norms",
 )  # fmt: skip
 MEMORY_LIMIT = "200MB"  # DuckDB's memory limit for a writer; a shard needs less
 BATCH = 204_800  # number of rows in a batch; DuckDB's threads insert several batches at once
-# Approximate number of list entries in one transaction. A transaction of sampled values has 4 * PORTION.
+
+# PORTION: about this many entries of top-k lists are written in one transaction. A transaction with values of
+# the random sample has about 4 * PORTION values.
 PORTION = 1_000_000
-LOOK_SECONDS = 0.2  # maximum seconds to wait for FILE.lock, to see whether another ingest holds it
-READERS_SECONDS = 0.04  # minimum seconds between two writes, so that waiting readers can open the file
+LOOK_SECONDS = 0.2  # maximum seconds to wait for FILE.lock; after that, another ingest is taken to hold it
+READERS_SECONDS = 0.04  # minimum seconds between two writes, in which waiting readers can open the file
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ class Provenance:
         parts = asdict(self)
         del parts["hf_difference"]
         parts["model"] = {k: v for k, v in self.model.items() if k not in (*NAMES_OF_MODEL, *KIND_OF_MODEL)}
-        parts["corpus"] = self.corpus["sha256"]  # equal texts are the same corpus, wherever their files are
+        # Only the hash of the texts counts: equal texts are the same corpus, wherever their files are.
+        parts["corpus"] = self.corpus["sha256"]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -217,10 +220,14 @@ class Writer:
         self._free_since = -READERS_SECONDS
         self._leaves_lock = True
         self._pending: list[tuple[str, dict[str, Any] | pa.Table]] = []
-        self._chosen: dict[str, int | None] = {}  # the ids chosen for pending rows, by kind of object
-        self._owners: dict[str, int] = {}  # ids of the tokenizer, model, corpus and run that are written
+        # `_chosen` maps a kind of object (run, corpus, model or tokenizer) to the id chosen for a new object
+        # of this kind, which the next commit will write. Kinds without a new object are missing.
+        self._chosen: dict[str, int | None] = {}
+        # `_owners` maps a kind of object (as in `_chosen`) to the id of the new or old object to which the
+        # written rows belong.
+        self._owners: dict[str, int] = {}
         self._state: list[tuple[Any, ...]] | None = (
-            None  # the file's state (query `state` of write.sql) when this writer last read or wrote it
+            None  # not read yet; later, the result of the query `state` when this writer last used the file
         )
 
     def __enter__(self) -> "Writer":
@@ -419,7 +426,8 @@ class Writer:
 
     def _changes(self, tables: dict[str, Any], key: dict[str, Any]) -> list[Change]:
         """Return the rows that a commit of these tables and of the pending rows may change."""
-        # The statement `forget` is left out, because it deletes the checksums together with the rows.
+        # The pending statement `forget` changes no checksum, because it deletes the checksums together with
+        # the rows. So it is left out.
         pending = (query for query, _ in self._pending if query != "forget")
         queries = [*pending, *(f"insert_{name}" for name in tables)]
         queries += [query for name in tables if (query := f"delete_{name}") in self._queries]
@@ -475,7 +483,7 @@ class Writer:
             yield con
 
     def _recorded(self, con: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
-        """Return a summary of the store, the query `state` of write.sql; every write changes the summary."""
+        """Return a summary of the store, the query `state` of write.sql, to notice what others wrote."""
         return con.execute(self._queries["state"]).fetchall()
 
     def _make_way(self) -> None:
@@ -528,7 +536,9 @@ class Writer:
         with connection(self.path, read_only=False, wait=self.wait, memory_limit=MEMORY_LIMIT) as con:
             if not merge:
                 con.execute("SET max_vacuum_tasks = 0")
-            con.execute("SET arrow_output_version = '1.5'")  # export decimals as 32 bits, for list checksums
+            # With arrow_output_version = 1.5, DuckDB exports decimals to Arrow in 32 bits each, for the
+            # checksums of lists (`list_sums`).
+            con.execute("SET arrow_output_version = '1.5'")
             con.execute("BEGIN")
             self._check_unchanged(con)
             with kept(con, changes):
@@ -541,7 +551,8 @@ class Writer:
     def _run(self, con: duckdb.DuckDBPyConnection, query: str, rows: dict[str, Any] | pa.Table) -> None:
         """Run a statement of write.sql. rows: the statement's parameters, or the table that it inserts."""
         if isinstance(rows, pa.Table):
-            # Pass a reader, because Arrow reads a table ahead in threads, and hangs if no thread can start.
+            # Give DuckDB a reader instead of the table. Arrow reads a table ahead in threads, and would hang
+            # if no thread can start.
             con.register("rows", pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches(BATCH)))
             con.execute(self._queries[query])
             con.unregister("rows")

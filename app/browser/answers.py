@@ -25,11 +25,11 @@ from annotate_transformer.store.queries import composed, named, schema, sections
 from annotate_transformer.store.running import Runner
 from annotate_transformer.store.weights import models_read
 
-WAIT = 10.0  # maximum seconds to wait while an ingest commits, because the store is locked during a commit
+WAIT = 10.0  # maximum seconds for which a query waits for an ingest, which locks the store during a commit
 
-# CONTEXTS: maximum number of contexts in a list. FIFTHS: number of equally large groups into which the
-# random sample of a neuron or head is split, by value. TOKENS: maximum number of rows in a table, such as
-# the table of a neuron's tokens.
+# CONTEXTS: maximum number of contexts in a list. FIFTHS: the random sample of a neuron or head is split by
+# value into this many groups of equal size. TOKENS: maximum number of rows in a table, such as the table of a
+# neuron's tokens.
 CONTEXTS, FIFTHS, TOKENS = 12, 5, 50
 P = ParamSpec("P")
 Answer = TypeVar("Answer")

@@ -15,7 +15,7 @@ from annotate_transformer.app.present.words import component_name
 
 BLUE, ORANGE, PURPLE, GREY = "#2171b5", "#d95f0e", "#755bb1", "#888888"
 WHITE = "#ffffff"
-SHORT = 3  # column labels of at most this many characters, such as H11, are written horizontally
+SHORT = 3  # if all column labels have at most this many characters (H11), they are horizontal, else vertical
 COUNTS = {"values": [0, *(10**n for n in range(10))], "format": ",.0f"}
 Spec = dict[str, Any]
 

@@ -32,8 +32,8 @@ COMPARE = {
     ">=": operator.ge,
 }  # fmt: skip
 
-# The names of numbers that a condition can compare. For each name: the column of the view `positions` that
-# has the number, and a description with the unit.
+# NUMBERS maps the name of a number that can be used in a condition to the column of the view `positions` that
+# has the number, and to a description with its unit.
 NUMBERS = {
     "loss": ("next_logprob", "loss (nats)"),
     "next_rank": ("next_rank", "rank of the next token"),

@@ -9,8 +9,10 @@ from annotate_transformer.store import AnnotateError, Store
 from annotate_transformer.store.restricted import restricted
 
 ROWS, SECONDS, MEMORY = 10_000, 10.0, "512MB"
-AT_ONCE = 2  # maximum number of running queries, over all users; each query takes 1 or 2 CPU cores and MEMORY
-PATIENCE = 3.0  # seconds that a query waits for a running query to end; then the waiting query is refused
+# AT_ONCE: maximum number of queries that run at the same time, counted over all users. Each query takes 1 or
+# 2 CPU cores, and up to MEMORY of memory.
+AT_ONCE = 2
+PATIENCE = 3.0  # if no running query ends within this many seconds, a waiting query is refused
 places = threading.BoundedSemaphore(AT_ONCE)
 
 
@@ -40,4 +42,4 @@ def _ask(s: Store, query: str) -> pd.DataFrame:
     return frame
 
 
-ask = question(_ask, entries=8)  # caches only 8 answers, because one answer can take 64 MB
+ask = question(_ask, entries=8)  # keeps only the last 8 answers, because one answer can take 64 MB

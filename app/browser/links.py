@@ -19,7 +19,7 @@ import streamlit as st
 
 from annotate_transformer.store import AnnotateError
 
-LARGEST = 2**63 - 1  # largest value of DuckDB's type BIGINT
+LARGEST = 2**63 - 1  # largest value of DuckDB's type BIGINT, so the largest number allowed in a URL
 
 
 class BadLink(AnnotateError):

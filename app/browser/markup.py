@@ -22,7 +22,7 @@ from annotate_transformer.store.names import head_name, neuron_name
 from annotate_transformer.store.notation import Term, Written
 
 RAISES, LOWERS, AMOUNT = "33, 113, 181", "217, 95, 14", "117, 91, 177"
-DARKEST = 0.65  # maximum opacity of a background colour, so that text on it stays readable
+DARKEST = 0.65  # maximum opacity of the background colour of a text, so that the text stays readable
 Row = Mapping[str, Any]
 NOTHING: Mapping[str, Any] = {}
 
@@ -194,7 +194,8 @@ def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
             found.append((str(row["token"]), [row]))
             continue
         start, end = int(row["char_start"]), int(row["char_end"])
-        # A token that starts before the previous token is in a new document, so they share no characters.
+        # If a token starts before the previous token, it is in a new document, so the two tokens share no
+        # characters.
         shared = max(0, reached - start) if start >= begun else 0
         _share(found, row, shared)
         if row["text"][shared:]:
@@ -281,7 +282,8 @@ def context(row: Row, value: str, href: str, before: str | None = None, beside: 
     """
     left = line(row["before"]) if before is None else before
     text = line(row["text"])
-    if not text.strip():  # the token is a BOS, or consists of spaces
+    # The text is empty (of a BOS) or only spaces: show the token instead, with visible spaces.
+    if not text.strip():
         text = token(row["token"])
     hover = escape(f"position {row['position_id']}, document {row['document_id']}: open this token")
     shown = (
@@ -328,9 +330,14 @@ def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
 # Tables -------------------------------------------------------------------------------------------
 
 
-Links = Mapping[str, Callable[[Row], str | None]]  # from column name to a function that returns a cell's URL
-Tints = Mapping[str, Scale]  # from column name to the colour scale of its numbers
-Cells = Mapping[str, Callable[[Row], str]]  # from column name to a function that returns a cell as HTML
+# Links maps the name of a column to a function. The function takes a row and returns the URL of the row's
+# cell in this column, or None for no link.
+Links = Mapping[str, Callable[[Row], str | None]]
+# Tints maps the name of a column to the colour scale of its numbers.
+Tints = Mapping[str, Scale]
+# Cells maps the name of a column to a function. The function takes a row and returns the row's cell in this
+# column as HTML.
+Cells = Mapping[str, Callable[[Row], str]]
 
 
 def units(run: int | None) -> dict[str, Callable[[Row], str | None]]:

@@ -13,9 +13,9 @@ from annotate_transformer.app.browser import answers, linked, links, markup, par
 from annotate_transformer.store.notation import PATHS, Expression, Term
 
 FORMS = {"tree": "tree", "text": "equation", "latex": "LaTeX"}
-# The thresholds from which the user can choose, in logits. Terms of a smaller absolute value are shown as one
-# sum. The first threshold is the default. It is not 0, because a prompt's store has a term for every neuron,
-# which is too many to show.
+# BELOW: the thresholds from which the user can choose, in logits. Terms whose absolute value is below the
+# chosen threshold are shown as one sum. The first threshold is the default. It is not 0, because a prompt's
+# store has a term for every neuron, and these are too many to show.
 BELOW = ("0.01", "0", "0.03", "0.1", "0.3", "1")
 STATE = ("notation", "expand", "below")
 WIDTH = 120
@@ -70,7 +70,9 @@ def _link(expression: Expression, run: int, position: int, term: Term) -> str | 
     if term.component == "neuron":
         return links.link("neuron", run=run, neuron=term.name)
     kept: dict[str, Any] = {name: links.text(name) for name in (*target.STATE, *STATE)}
-    kept["notation"] = kept["notation"] or "tree"  # keeps the section open even if no term is expanded
+    # The section for the decomposition is open on the linked page if its URL has `notation`, even if no term
+    # is expanded there.
+    kept["notation"] = kept["notation"] or "tree"
     if term.component == "source":
         return links.link("token", run=run, position=term.source_position_id, **kept)
     if term.terms:

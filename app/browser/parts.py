@@ -18,7 +18,7 @@ from annotate_transformer.app.present.words import limits, status
 from annotate_transformer.store import AnnotateError, NoSuchRun, writer
 from annotate_transformer.store.names import parse, unit_name
 
-# CSS with smaller margins, because Streamlit's own margins take a third of a small screen.
+# COMPACT: CSS that makes margins smaller, because Streamlit's own margins take a third of a small screen.
 COMPACT = """<style>
 .stMainBlockContainer { padding: 3.5rem 2rem 4rem; }
 .stMainBlockContainer h1 { font-size: 1.6rem; padding: 0; }
@@ -156,7 +156,7 @@ def held(name: str, current: Any, change: Callable[[Any], dict[str, Any]] | None
         try:
             links.put(**({name: chosen} | (change(chosen) if change else {})))
         except AnnotateError as error:
-            sentence(error)  # the message is shown above the page, which stays unchanged
+            sentence(error)  # the message is shown above the page, and the page itself is not changed
 
     return {"key": name, "on_change": changed}
 
@@ -233,8 +233,8 @@ def _csv(frame: pd.DataFrame) -> bytes:
     """Return a frame as CSV, changed so that a spreadsheet reads no cell and no column name as a formula."""
     safe = frame.map(lambda value: defused(value) if isinstance(value, str) else value)
     names = [defused(str(name)) for name in frame.columns]
-    # With this line terminator, pandas quotes cells that contain a carriage return. Without the quotes, a
-    # spreadsheet would begin a new row there.
+    # With lineterminator="\r\n", pandas puts quotes around cells that contain a carriage return. Without the
+    # quotes, a spreadsheet would begin a new row at the carriage return.
     return str(safe.to_csv(index=False, header=names, lineterminator="\r\n")).encode()
 
 

@@ -84,7 +84,10 @@ def _form() -> None:
     """Show text boxes for the token whose logit is decomposed and the token whose logit is subtracted."""
     with st.form("target", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
         for name, label in (("of", "Logit of (spaces matter)"), ("minus", "minus logit of")):
-            key = f"{name} {hash(links.text(name))}"  # a new text in the URL makes a new box, which shows it
+            # Streamlit keeps what the user typed into a box as long as the box has the same key. The key
+            # contains a hash of the text in the URL, so a new text in the URL makes a new box, which shows
+            # the new text.
+            key = f"{name} {hash(links.text(name))}"
             st.text_input(label, links.text(name) or "", key=key, max_chars=100)
         keys = [f"{name} {hash(links.text(name))}" for name in ("of", "minus")]
         st.form_submit_button("Take apart", on_click=_put, args=keys)

@@ -120,7 +120,8 @@ def show(totals: Totals) -> None:
             key="ablate",
         )
     if totals.asked:
-        linked.show("<p data-scroll></p>", key=f"ablated {links.text('ablate')}")  # scrolls down to the table
+        # The browser scrolls to the paragraph with `data-scroll`, and so to the table below it.
+        linked.show("<p data-scroll></p>", key=f"ablated {links.text('ablate')}")
         rows = largest_first(totals.computed, totals.computed.total_effect)
         pages = {"units": lambda row: _page(totals.run, row["units"])}
         title = "Total effects of units, whose outputs are zero at all tokens"

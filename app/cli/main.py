@@ -19,10 +19,10 @@ COMMITTED = "what was committed is safe, and the same command resumes from there
 UNCHANGED = "the store was only read, and nothing in it has changed."
 
 ABORTED = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP)
-NO_THREAD_LOCAL_DATA = 127  # exit status if the C library cannot allocate thread-local data
+NO_THREAD_LOCAL_DATA = 127  # exit status of a process whose C library cannot allocate thread-local data
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# Advice for a command that had too little memory, by the command's name
+# LESS maps the name of a command to the advice that is printed if the command had too little memory.
 INGEST_LESS = (
     "Choose a smaller --shard-tokens, --batch-tokens, --keep-neurons or --keep-sources, or a smaller model"
 )
@@ -43,8 +43,9 @@ LESS = {
 }
 LESS_ROWS = "Ask for fewer rows with --limit"  # the advice for commands that are not in LESS
 
-# Parts of error messages that mean too little memory. They come from PyTorch, oneDNN and DuckDB, and from an
-# operating system that cannot allocate memory, start a thread or load a library.
+# NO_MEMORY: parts of error messages from which it follows that there was too little memory. The errors come
+# from PyTorch, oneDNN and DuckDB, or from the operating system if it cannot allocate memory, start a thread
+# or load a library.
 NO_MEMORY = (
     "can't allocate memory",
     "cannot allocate memory",
@@ -86,7 +87,7 @@ def _run_or_say_why_not(command: str, safe: str) -> None:
 
 def _run() -> None:
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # tokens may have characters that the terminal's encoding lacks
+        if isinstance(stream, TextIOWrapper):  # UTF-8: the terminal's encoding may lack characters of a token
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     from annotate_transformer.app.cli.commands import app
     from annotate_transformer.store.queries import plain
@@ -107,9 +108,10 @@ def sentence_of(error: Exception, command: str, safe: str) -> str | None:
     if not isinstance(error, _loaded("annotate_transformer.store.errors", "AnnotateError")):
         return None
     if isinstance(error, _loaded("annotate_transformer.store.restricted", "RefusedQuery")):
-        # A RefusedQuery quotes lines of the user's SQL, which are printed as they are, without indentation.
+        # The lines of a RefusedQuery may be lines of the user's SQL, so they are not indented.
         return str(error)
-    # Lines after the first are indented, so that none can be mistaken for another message of this program.
+    # All lines after the first are indented, so that none of them can be mistaken for another message of this
+    # program.
     return str(error).replace("\n", "\n  ")
 
 
@@ -130,8 +132,8 @@ def _outlive_an_abort(sentence: str) -> None:
     if child == 0:
         _die_with(parent)
         return
-    # Ctrl-C reaches the parent and the child, so the parent ignores it. A `kill` of the parent does not reach
-    # the child, so the parent passes SIGTERM on.
+    # Ctrl-C sends SIGINT to both the parent and the child, so the parent ignores it. The command `kill` sends
+    # SIGTERM to the parent only, so the parent passes it on to the child.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -149,7 +151,9 @@ def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         import ctypes
 
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG: the signal if the parent dies
+        # The option 1 of prctl is PR_SET_PDEATHSIG: the kernel will send SIGKILL to this process when its
+        # parent dies.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(128 + signal.SIGKILL)
 
@@ -165,8 +169,8 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     advises = isinstance(error, ours) and "memory" in str(error) and not isinstance(error, enough)
     if advises and not _says_so(error):
         return False
-    # AnnotateError and DuckDB's errors about a query may quote the user's text, so "out of memory" in their
-    # messages proves nothing.
+    # The messages of AnnotateError and of DuckDB's errors about a query may quote the user's text. So the
+    # words "out of memory" in them do not prove that memory ran out.
     quoting: tuple[type[BaseException], ...] = (*ours, *_loaded("duckdb", "ProgrammingError", "DataError"))
     while error is not None:
         if isinstance(error, enough) or (not isinstance(error, quoting) and _says_so(error)):

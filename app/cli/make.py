@@ -402,7 +402,8 @@ def read_weights(
     name, added = model.checkpoint.name, report.annotated or report.runs
     if quiet or not (added or always):
         return
-    if report.equal_weights and always:  # without `always`, `_tell` has printed this notice already
+    # If `always` is not set, an ingest came before, and `_tell` has printed this notice with its result.
+    if report.equal_weights and always:
         err.print(f"{report.equal_weights}.", soft_wrap=True, markup=False)
     if added:
         of_runs = f", bigrams of run {', '.join(map(str, report.runs))}" if report.runs else ""

@@ -86,7 +86,8 @@ def next_token(
     settings, watch = PromptSettings(windows, max_tokens, share, std_threshold), Watch(err, quiet)
     settings.check()
     endpoint = _endpoint(llm, base_url)
-    language_model = _language_model(endpoint)  # made here, so that its errors come before the long work
+    # The `LanguageModel` is made before the long work, so that an error in its settings is raised at once.
+    language_model = _language_model(endpoint)
     with store.open(db) as s, s.together():
         number = s.run(run)
         weights = s.weights(number)

@@ -19,7 +19,7 @@ from annotate_transformer.app.present.words import closeness, counted
 if TYPE_CHECKING:
     from annotate_transformer.ingest.run.progress import Progress as State
 
-LINE_SECONDS = 10.0  # minimum seconds between two lines of progress
+LINE_SECONDS = 10.0  # minimum seconds between two lines of progress that are printed
 
 
 class Watch:
@@ -38,8 +38,8 @@ class Watch:
             transient=True,
         )
         self.task: TaskID | None = None
-        # Time in seconds, number of tokens and fraction completed at the first update.
-        # None before the first update.
+        # first: the time in seconds, the number of tokens and the completed fraction at the first update. It
+        # is None before the first update.
         self.first: tuple[float, int, float] | None = None
         self.last_line = 0.0
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 commands = typer.Typer(rich_markup_mode=None)
 
 NAMES = ("dublin", "induction-heads", "ioi", "next-token")
-HUB = {  # models with reference values: from the name in `Reference.model` to the name that `resolve` takes
+# HUB maps the name of a model in `Reference.model` to the name that `resolve` takes. It has the models for
+# which there are reference values.
+HUB = {
     "Pythia-70m-deduped": "pythia-70m-deduped",
     "Pythia-160m": "pythia-160m",
     "GPT-2 small": "openai-community/gpt2",

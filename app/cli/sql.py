@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-SHOWN = 1000  # maximum number of rows in a table, unless --limit is given
+SHOWN = 1000  # maximum number of rows that are printed as a table, unless --limit is given
 RESTRICTED_ROWS = 10_000
-BATCH = 16_384  # number of rows that are read and written at a time
+BATCH = 16_384  # number of rows that are read and written together
 SQL_EXAMPLE = """Example: annotate sql "FROM neuron_contexts(3, 17) LIMIT 5" --db demo.duckdb"""
 SCHEMA_EXAMPLE = "Example: annotate schema positions"
 
@@ -140,7 +140,7 @@ def _why_none(query: str) -> str:
 
 # Asking -------------------------------------------------------------------------------------------
 
-Asked = tuple[int, bool]  # number of rows written, and whether the query has more rows
+Asked = tuple[int, bool]  # (number of rows written, whether the query has more rows)
 
 
 def _ask(
@@ -167,14 +167,14 @@ def _ask(
         with in_sentences(query):
             cast = for_arrow(con, query, parameters or None, target=_target(format))
             result = con.execute(cast, parameters or None)
-            # DuckDB returns None if the SQL holds only comments, but its type stubs do not say so.
+            # The type stubs of DuckDB do not say that it returns None if the SQL consists only of comments.
             if result is None:
                 raise AnnotateError("There is no statement in this query.")
             reader = result.to_arrow_reader(min(BATCH, limit + 1) if limit else BATCH)
         first = _First(reader, limit, query)
         batches = pa.RecordBatchReader.from_batches(reader.schema, iter(first))
-        # If the disk of `out` is full, `_writing` must catch the error first: `connection` would report that
-        # the disk of the store is full.
+        # `_writing` is inside `connection`, so that it catches errors first. If the disk of `out` is full,
+        # `connection` would report that the disk of the store is full.
         with _writing(_named(out)):
             rows = write(batches, format, out, raw=raw)
     return rows, first.cut

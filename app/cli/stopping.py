@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 2.0
-AGAIN_SECONDS = 0.1  # seconds between repeated interrupts; DuckDB ignores an interrupt while it plans a query
+AGAIN_SECONDS = 0.1  # seconds until an interrupt is repeated; DuckDB ignores it while it plans a query
 STOP = 0  # byte by which the handler tells `_watch` that the command stops; other bytes are signal numbers
 
 
@@ -27,15 +27,15 @@ class _State:
     """The signals that have arrived, and how to handle the next one."""
 
     def __init__(self) -> None:
-        self.safe = ""  # the end of the last message: says what in the store is safe
-        self.finishing = False  # whether in a `finishing` block, where the first signal only sets `asked`
+        self.safe = ""  # the end of the message printed on stopping; it says what in the store is safe
+        self.finishing = False  # True inside a `finishing` block, where the first signal only sets `asked`
         self.asked = 0  # number of the first signal that arrived in a `finishing` block; 0 if none has
         self.signal = 0  # number of the signal that stops the process; 0 if none has arrived
-        self.raised = False  # whether the handler has raised KeyboardInterrupt, so the main thread cleans up
-        self.tidy = False  # whether the command has ended, so that there is nothing to clean up
+        self.raised = False  # True after the handler raised KeyboardInterrupt: the main thread cleans up
+        self.tidy = False  # True after the command has ended: nothing is left to clean up
         self.interrupts: list[Callable[[], None]] = []
         self.pipe = -1
-        self.saying = threading.Lock()  # acquired by the thread that prints the last message; never released
+        self.saying = threading.Lock()  # never released, so that only one thread prints the last message
 
 
 _state = _State()
@@ -159,7 +159,8 @@ def _leave() -> None:
 
 def _say_what_is_safe() -> None:
     if _state.saying.acquire(blocking=False):
-        shown = "\x1b[?25h" if os.isatty(2) else ""  # show the cursor, which a progress bar may have hidden
+        # The escape sequence makes the cursor visible again, which a progress bar may have hidden.
+        shown = "\x1b[?25h" if os.isatty(2) else ""
         _say(f"stopped; {_state.safe}", shown)
 
 

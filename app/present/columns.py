@@ -33,8 +33,8 @@ from annotate_transformer.app.present.words import (
 )
 from annotate_transformer.store.names import head_name, neuron_name, source_name, unit_name
 
-RULES = 36  # maximum number of characters on a line of an explanation in a terminal
-END = 24  # number of characters shown from the end of a prompt
+RULES = 36  # maximum number of characters per line when an explanation is printed in a terminal
+END = 24  # number of characters at the end of a prompt that are shown
 
 
 @dataclass(frozen=True)
@@ -426,8 +426,8 @@ POSITION_SOURCES = (
     number("attention", "attention", 2),
     *BOTH,
 )
-# The effects are on the next token and the top prediction of each later position, even if another target was
-# chosen for the position that is shown.
+# SENDS_TITLE names the targets, because they stay the same if the user chooses another target for the
+# position that is shown: the effects are always on the next token and the top prediction of a later position.
 SENDS_TITLE = "Effects of this position on next tokens and top predictions of later positions"
 SENDS = (
     a_head(),

@@ -55,7 +55,7 @@ def _harmless_usage() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if hasattr(error, "format_message"):  # only usage errors have this method
+        if hasattr(error, "format_message"):  # only usage errors of the command line have this method
             told = harmless(error.format_message())
             error.format_message = lambda: told
         raise

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg")
-LOWERS, NOTHING, RAISES = "#d95f0e", "#ffffff", "#2171b5"  # as in the app's charts
+LOWERS, NOTHING, RAISES = "#d95f0e", "#ffffff", "#2171b5"  # the same colours as in the app's charts
 CELL = 0.24  # inches
 SMALLEST = 3.4  # inches: minimum width of the grid of cells, and width of the colour bar
 BAR, ABOVE = 0.12, 0.6  # inches: height of the colour bar, and of the gap between the bar and the cells
-SHORT = 3  # if a column's label has more characters, all are turned by 90°, so that they do not overlap
+SHORT = 3  # if any column label has more characters, all labels are turned by 90° so as not to overlap
 DPI = 200
-# With a fixed salt, matplotlib writes the same ids into an SVG file each time. Without `parse_math`, a $ in a
-# token is shown as it is, and does not begin a formula.
+# SETTINGS of matplotlib. With a fixed svg.hashsalt, matplotlib writes the same ids into an SVG file each
+# time. Without text.parse_math, a $ in a token is shown as it is, and does not begin a formula.
 SETTINGS: Any = {
     "svg.hashsalt": "annotate",
     "text.parse_math": False,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 FORMATS = ["table", "csv", "json", "jsonl", "parquet", "markdown"]
 SUFFIXES = {".txt": "table", ".md": "markdown", ".ndjson": "jsonl"} | {f".{name}": name for name in FORMATS}
-NARROWEST = 24  # minimum width in characters to which a column is narrowed so that another one fits
+NARROWEST = 24  # a wide column is narrowed to no less than this many characters so that another column fits
 GAP = "  "  # the space that the Rich library puts between two columns of a table without borders
 ANY_WIDTH = 10_000
 # FORMULA matches the beginning of a text that spreadsheet programs take for a formula (OWASP, CSV injection).
@@ -120,8 +120,8 @@ def _shortest(column: "pa.Array") -> "pa.Array":
     """Convert each FLOAT to the DOUBLE with the fewest decimals, 0.1 instead of 0.10000000149011612."""
     import pyarrow as pa
 
-    # The first cast turns FLOAT into large_string, the second turns that into DOUBLE. No other text is cast,
-    # because text from DuckDB never has the type large_string.
+    # The first cast turns FLOAT into the text type large_string, the second turns large_string into DOUBLE.
+    # The second cast changes no other text, because text from DuckDB never has the type large_string.
     text = _with(column.type, pa.float32(), pa.large_string())
     if text == column.type:
         return column
@@ -167,7 +167,7 @@ def _iso(column: "pa.Array") -> "pa.Array":
     text = pc.replace_substring(text, " ", "T")
     four_digits, year_0 = pc.match_substring_regex(text, "^[0-9]{4}-"), pc.starts_with(text, "0000")
     known = pc.and_not(four_digits, year_0)
-    if column.type == pa.timestamp("ns"):  # infinity in ns looks like an ordinary date (in 1677 or 2262)
+    if column.type == pa.timestamp("ns"):  # infinity is stored as a time in 1677 or 2262
         infinite = pa.array([2**63 - 1, 1 - 2**63])
         known = pc.and_not(known, pc.is_in(column.cast(pa.int64()), infinite))
     return text if pc.all(known).as_py() else pc.if_else(known, text, _as_duckdb_writes(column))
@@ -272,7 +272,7 @@ def _csv_column(column: "pa.Array", text: Callable[[Any], str]) -> "pa.Array":
 
     if pa.types.is_string(column.type):
         if text is _text or not pc.any(pc.match_substring_regex(column, f"^({FORMULA.pattern})")).as_py():
-            return column  # most columns need no change
+            return column  # no cell needs a change, as in most columns
     elif _csv_type(column.type) == column.type:
         return column
     if pa.types.is_temporal(column.type):

@@ -16,8 +16,8 @@ PATCHED = {
     "mlp": "MLP output (all neurons of a layer), at one token",
     "path": "path from one head to {}, at all tokens",
 }
-# Titles of the colour scale. A colour shows a share: the change by a patch, divided by the difference of the
-# logits after both prompts. The share is 0 if the patch changes nothing.
+# SHARES: the titles of the colour scale. A colour shows a share: the change of the logit by a patch, divided
+# by the difference between the logits after the two prompts. The share is 0 if the patch changes nothing.
 SHARES = {
     "denoising": "recovered: (logit − corrupted) / (clean − corrupted)",
     "noising": "change: (logit − clean) / (clean − corrupted)",
@@ -76,7 +76,9 @@ def of_patches(frame: pd.DataFrame) -> HeatMap:
 
 def shares(frame: pd.DataFrame) -> "pd.Series[Any]":
     """Return the logit's change by each patch, as a share of the difference between both prompts' logits."""
-    unpatched = 1 if frame.attrs["direction"] == "noising" else 0  # the value of `recovered` without a patch
+    # Without a patch, `recovered` is 1 in noising, which starts from the clean prompt, and 0 in denoising,
+    # which starts from the corrupted prompt.
+    unpatched = 1 if frame.attrs["direction"] == "noising" else 0
     return frame.recovered - unpatched
 
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-# For each value of the column `reading`: the name of the value to which the terms sum (VALUES), and of the
-# weights that the neuron reads with in a gated MLP (WEIGHTS)
+# VALUES maps a value of the column `reading` to the name of the number to which the terms sum. WEIGHTS maps
+# it to the name of the weights with which a neuron in a gated MLP reads.
 VALUES = {"pre": "pre-activation", "pre_linear": "linear input"}
 WEIGHTS = {"pre": "W_gate", "pre_linear": "W_in"}
 
@@ -31,7 +31,9 @@ def by_reading(frame: pd.DataFrame, of: Mapping[str, Any]) -> list[Inputs]:
     """
     totals = {"pre": ("pre_activation", "closure"), "pre_linear": ("pre_linear", "linear_closure")}
     found = readings(frame)
-    if len(found) > 1:  # a gated MLP: the pre-activation has the bias b_gate, only the linear input b_in
+    # In a gated MLP, the bias of the pre-activation is b_gate, and b_in is the bias of the linear input. So
+    # b_in is renamed among the inputs of the pre-activation.
+    if len(found) > 1:
         found[0] = "pre", _renamed(found[0][1], {"b_in": "b_gate"})
     return [
         Inputs(VALUES[reading], rows, *(float(of[name]) for name in totals[reading]))

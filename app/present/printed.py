@@ -17,7 +17,8 @@ from annotate_transformer.app.present.words import Row, limits, next_in_text
 if TYPE_CHECKING:
     from annotate_transformer.store import Weights
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no width of its own
+# `out` uses the width of the terminal. A pipe or a file has no width, so lines there may have 160 characters.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False)
 
 

@@ -27,7 +27,8 @@ def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[
     cells = [_width(row[i] for row in rows) for i in range(len(columns))]
     headings = [_hyphens_broken(heading, width) for heading, width in zip(columns, cells, strict=True)]
     whole = [max(width, _width(heading.split())) for heading, width in zip(headings, cells, strict=True)]
-    fits = sum(whole) + 2 * len(whole) <= console.width + 2  # if not, words of headings are broken, too
+    # If the columns do not fit with whole words in the headings, the words of headings are broken, too.
+    fits = sum(whole) + 2 * len(whole) <= console.width + 2
     shown = Table(box=None, pad_edge=False)
     for heading, justify, width in zip(headings, columns.values(), whole if fits else cells, strict=True):
         shown.add_column(

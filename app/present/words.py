@@ -23,7 +23,8 @@ def visible(token: Any) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
 
 
-# Matches the bytes of an incomplete character in a token's text, where a byte is written as \x80 to \xff.
+# PIECE matches the bytes of an incomplete character in a token's text, where each byte is written as \x80 to
+# \xff.
 PIECE = re.compile(r"(?:\\x[89a-f][0-9a-f])+")
 
 

@@ -68,7 +68,7 @@ class Attention:
 
         A source with p = 0 adds 0 to the entropy. The result has the shape (P, head).
         """
-        tiny = torch.finfo(self.pattern.dtype).tiny  # replaces 0, whose logarithm is infinite
+        tiny = torch.finfo(self.pattern.dtype).tiny  # replaces probabilities of 0, because log 0 is infinite
         return -(self.pattern.clamp(min=tiny).log_().mul_(self.pattern)).sum(-1)
 
 
@@ -85,8 +85,8 @@ class Measure:
     over_repeats: bool = False
 
 
-# The behaviours are defined as by Olsson et al. (2022). `duplicate` and `induction` are defined as in
-# TransformerLens's head_detector.
+# MEASURES follow Olsson et al. (2022). The measures `duplicate` and `induction` are those of the module
+# head_detector in TransformerLens.
 MEASURES = {
     "self": Measure(lambda attention: attention.toward(attention.column)),
     "previous": Measure(lambda attention: attention.toward(attention.column - 1)),
@@ -95,7 +95,7 @@ MEASURES = {
     "duplicate": Measure(lambda attention: attention.mass(attention.repeats.duplicate), over_repeats=True),
     "induction": Measure(lambda attention: attention.mass(attention.repeats.induction), over_repeats=True),
 }
-BEHAVIOURS = tuple(MEASURES)  # names of the behaviours; an axis of behaviours has this order in all arrays
+BEHAVIOURS = tuple(MEASURES)  # names of the behaviours; in every array, the axis of behaviours has this order
 
 
 @dataclass(frozen=True)

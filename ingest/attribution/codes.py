@@ -16,12 +16,13 @@ from torch import Tensor
 from annotate_transformer.ingest.attribution.selection import Neurons
 from annotate_transformer.store.layout import CODE_OF_KEPT, NEURONS_A_PART
 
-# Number of a layer's neurons that are stored exactly at a position: this many with the largest |activation|,
-# and as many with the largest |effect| on the next token and on the top prediction
+# With --keep-neurons all, these neurons of a layer are stored exactly at a position: the STRONGEST neurons
+# with the largest |activation|, as many with the largest |effect| on the next token, and as many with the
+# largest |effect| on the top prediction. All others are rounded.
 STRONGEST = 8
-KEPT = CODE_OF_KEPT  # the code that says: this neuron is stored exactly, in a row of its own
-LEVELS = KEPT  # number of values to which an activation can be rounded; their codes are 0 … 30
-PART = NEURONS_A_PART  # number of neurons whose codes share a row; a shard then fills about one row group
+KEPT = CODE_OF_KEPT  # the code that marks a neuron as stored exactly, in a row of its own
+LEVELS = KEPT  # number of values to which an activation is rounded; their codes are 0 … 30, below KEPT
+PART = NEURONS_A_PART  # a row holds the codes of so many neurons that a shard fills about one row group
 LOW_DECIMALS, STEP_DECIMALS = 3, 4
 
 
@@ -65,8 +66,8 @@ def _scale(post: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     parts = list(zip(post.split(PART, dim=1), kept.split(PART, dim=1), strict=True))
     low = torch.stack([x.masked_fill(of_rows, torch.inf).amin(1) for x, of_rows in parts], dim=1)
     high = torch.stack([x.masked_fill(of_rows, -torch.inf).amax(1) for x, of_rows in parts], dim=1)
-    # If all neurons of a group are stored exactly, no activation is left for min and max.
-    # Then low is +inf and high is -inf, so set both to 0.
+    # If all neurons of a group are stored exactly, the group has no activation to round. Then `low` is +inf
+    # and `high` is -inf, so set both to 0.
     low, high = (torch.where(low > high, 0, end) for end in (low, high))
     low = (low * 10**LOW_DECIMALS).floor() / 10**LOW_DECIMALS
     steps = ((high - low) / (LEVELS - 1) * 10**STEP_DECIMALS).ceil().clamp(min=1)

@@ -113,8 +113,8 @@ class Layer:
     coded: Coded | None
     mlp_scale: Tensor | None
     size: Tensor
-    # At the S sampled positions: the activations, of shape (S, d_mlp), and the direct effects of the heads on
-    # the next token, of shape (S, head)
+    # `sampled` holds two tensors about the S positions that are in the sample: the neurons' activations, of
+    # shape (S, d_mlp), and the heads' direct effects on the next token, of shape (S, head).
     sampled: tuple[Tensor, Tensor]
     summary: LayerSummary
 
@@ -195,8 +195,8 @@ def decompose(
     normalized = model.normalized(stored.pick(forward.final), scale)
     loops = loops_for(model)
     prediction = predict(model, normalized, stored.next_ids, loops.prediction)
-    # A window's last position has no next token. The computation uses the top prediction as a placeholder;
-    # the columns of the next token are stored as NULL.
+    # The last position of a window has no next token. There, compute with the top prediction in its place.
+    # The result is not stored: the columns about the next token are NULL at this position.
     next_ids = torch.where(stored.has_next, stored.next_ids, prediction.top_id)
     targets = torch.stack([next_ids, prediction.top_id])
     directions = Directions.of(model, targets, scale)
@@ -268,7 +268,7 @@ class BatchParts:
         heads, norm, attention = self._heads(i, W_O, attn_scale)
         post = self.stored.pick(self.forward.post[i])
         self.forward.forget(i)
-        W_out_u = directions.u.T @ W_out.T  # shape (distinct target token, d_mlp)
+        W_out_u = directions.u.T @ W_out.T  # shape (distinct next token or top prediction, d_mlp)
         neurons = self.selection.neurons(i, post, W_out_u, directions.index, mlp_scale)
         neurons_size = neurons.size
         coded = None
@@ -278,7 +278,8 @@ class BatchParts:
             neurons = neurons.less(coded.effect)
         attn_bias, mlp_bias = model.bias_toward[:, i, directions.tokens]
         attn_bias, mlp_bias = attn_bias / attn_scale, mlp_bias / mlp_scale
-        # Round first, because the top lists, statistics and sample must agree with the stored effects.
+        # Round the heads' effects before they enter the top lists, the statistics and the sample, because
+        # these must agree with the stored effects.
         toward_next = as_stored(heads[0])
         thresholds = self.selection.thresholds.layer(i)
         of_heads = summarize_heads(toward_next, attention.sums, self.stored, thresholds)
@@ -315,15 +316,16 @@ class BatchParts:
         the divisor of the effects.
         """
         forward, directions = self.forward, self.directions
-        # Multiply W_O by the column of W_U of each distinct target token once, then select the products of
-        # each position's two targets. The result has the shape (2, P, head, d_head).
+        # Multiply each head's W_O by the W_U column of each distinct target token only once. Then select for
+        # each position the products with its two targets, the next token and the top prediction. The result
+        # has the shape (2, P, head, d_head).
         read = torch.einsum("hdm,mu->uhd", W_O, directions.u)[directions.index]
         read = read / scale[:, None, None]
         z = self.stored.pick(forward.z[i])
         gram = torch.einsum("hdm,hem->hde", W_O, W_O)
         norm = torch.einsum("phd,hde,phe->ph", z, gram, z).clamp(min=0).sqrt()
-        # In Gemma 2 and 3, the norm after attention also divides the outputs of heads. The divisor of
-        # that norm is `scale` / σ. In other models, `scale` / σ is 1.
+        # In Gemma 2 and 3, a norm after attention divides the outputs of heads, too. `scale` is the divisor
+        # of this norm times the final scale σ, so divide by `scale` / σ. In other models, `scale` / σ is 1.
         norm = norm * (directions.scale / scale)[:, None]
         attention = self.selection.attention(i, forward.pattern[i], forward.v[i], read)
         return torch.einsum("phd,sphd->sph", z, read), norm, attention

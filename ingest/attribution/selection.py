@@ -14,9 +14,10 @@ from annotate_transformer.ingest.attribution.behaviours import AttentionSums, Re
 from annotate_transformer.ingest.attribution.stored import Stored
 from annotate_transformer.ingest.attribution.summaries import Thresholds, UnitSummary, summarize_neurons
 
-# Number of decimals of a neuron's stored activation and effects; rounding errors go into the remainder
+# EFFECT_DECIMALS: number of decimals to which the activation and the effects of a stored neuron are rounded.
+# The rounding errors of the effects are added to the remainder.
 EFFECT_DECIMALS = 3
-SOURCE_DECIMALS = 4  # number of decimals of a stored head-and-source term
+SOURCE_DECIMALS = 4  # number of decimals to which the stored effect of one head from one source is rounded
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Neurons:
     at: Tensor
     neuron: Tensor
     activation: Tensor
-    effects: Tensor  # shape (2, entries): effects on the next token, then on the top prediction
+    effects: Tensor  # shape (2, entry); row 0: effects on the next token, row 1: on the top prediction
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class HeadSources:
     head: Tensor
     column: Tensor
     attention: Tensor
-    effects: Tensor  # shape (2, entries): effects on the next token, then on the top prediction
+    effects: Tensor  # shape (2, entry); row 0: effects on the next token, row 1: on the top prediction
     rounded: bool
 
 
@@ -152,7 +153,7 @@ class Selection:
         effects = [W_out_u.index_select(0, side).mul_(scaled) for side in index]
         sizes = [effect.abs() for effect in effects]
         at, neuron, bounds = _strongest_neurons([post.abs(), *sizes], self.keep.neurons)
-        ones = post.new_ones(post.shape[1])  # a matrix product with ones is faster than `sum`
+        ones = post.new_ones(post.shape[1])  # a matrix product with ones sums faster than `sum` does
         return NeuronTerms.of(
             at,
             neuron,
@@ -173,7 +174,7 @@ class Selection:
         value is the source's effect at attention 1.
         """
         stored = self.stored
-        attention = stored.pick(pattern.transpose(1, 2))  # shape (P, head, source)
+        attention = stored.pick(pattern.transpose(1, 2))  # shape (stored position, head, source)
         self.offer(layer, attention, source_products(stored, v, read))
         top_attention, top_source = attention.max(-1)
         return AttentionTerms(top_source, top_attention, attention_sums(attention, self.same, stored))
@@ -185,7 +186,8 @@ class Selection:
         """
         sides = products.permute(2, 0, 3, 1, 4)
         shares = [self.stored.pick(side).mul(attention) for side in sides]
-        strength = torch.maximum(shares[0].abs(), shares[1].abs()).flatten(1)  # shape (P, head·source)
+        # `strength` has the shape (stored position, pair of head and source).
+        strength = torch.maximum(shares[0].abs(), shares[1].abs()).flatten(1)
         strength, flat, left_out = _top(strength, self.keep.sources)
         self.source_bound = torch.maximum(self.source_bound, left_out)
         head, column = flat // attention.shape[-1], flat % attention.shape[-1]

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from annotate_transformer.ingest.corpus.windows import Batch
 
-# The step of stored terms, in logits.
-# Stored terms are multiples of this step, except terms of single neurons and single sources
-# (schema.sql, base.units).
+# TERM_STEP: terms are stored as multiples of this number of logits (schema.sql, base.units), except the terms
+# of single neurons and of single sources.
 TERM_STEP = 2.0**-23
 
 

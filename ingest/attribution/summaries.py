@@ -20,12 +20,14 @@ from annotate_transformer.ingest.attribution.behaviours import AttentionSums
 from annotate_transformer.ingest.attribution.steps import A_SQUARE, A_VALUE, in_steps
 from annotate_transformer.ingest.attribution.stored import Stored
 
-# The histogram edges are 0, ±2^e and ±1.5·2^e for e = -5 … 5.
-# A value on an edge goes to the bin farther from zero. The first and last bins are open-ended.
+# The edges of the histograms' bins are 0, ±2^e and ±1.5·2^e for e = -5 … 5. A value on an edge is counted in
+# the bin farther from zero, and 0 in the bin above 0. The first and the last bin have no outer edge.
 LOWEST_EXPONENT, HIGHEST_EXPONENT = -5, 5
 MAGNITUDES = 2 * (HIGHEST_EXPONENT - LOWEST_EXPONENT + 1)
 BINS = 2 * (MAGNITUDES + 1)
-HIGH, LOW, WINDOWS = 0, 1, 2  # indices of top lists; only neurons have WINDOWS, of one maximum per window
+# Indices of the top lists of a neuron or head: the list of its highest values (HIGH), of its lowest values
+# (LOW), and of its maximum in each window (WINDOWS), which only neurons have.
+HIGH, LOW, WINDOWS = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ class Thresholds:
     `left_out`: ids of the tokens that lists and sums exclude.
     """
 
-    neurons: Tensor  # shape (3, layer, d_mlp): each neuron has 3 top lists
-    heads: Tensor  # shape (2, layer, head): each head has 2 top lists
+    neurons: Tensor  # shape (3, layer, d_mlp): thresholds of the 3 top lists of each neuron
+    heads: Tensor  # shape (2, layer, head): thresholds of the 2 top lists of each head
     k: int
     include_first: bool = False
     left_out: NDArray[np.int64] | None = None
@@ -201,7 +203,8 @@ def _histogram(values: Tensor) -> Tensor:
     (sign, exponent, first bit of the mantissa) give the number's half-octave, and thus the number's bin.
     """
     units, device = values.shape[1], values.device
-    # The first ten bits of a value as a number: 0 … 511 for negative values, 512 … 1023 for all others
+    # Read the first ten bits of each value as a signed integer, and add 512. The result is 0 … 511 for a
+    # negative value and 512 … 1023 for any other value.
     codes = (values.contiguous().view(torch.int32) >> 22).add_(512)
     bins = _bin_of_code().to(device).index_select(0, codes.flatten()).view(codes.shape)
     bins.add_(torch.arange(0, units * BINS, BINS, dtype=torch.int32, device=device))
@@ -248,7 +251,8 @@ def _window_maxima(values: Tensor, eligible: Tensor, stored: Stored, threshold: 
     windows = zip(*(part.split(lengths) for part in (values, eligible, stored.position_ids)), strict=True)
     found = []
     for of_window, listed, positions in windows:
-        # Usually all positions but the first are eligible; then a slice selects them without a copy.
+        # Usually all positions of the window are eligible, or all but its first. Then select them with a
+        # slice, which does not copy the values.
         kept = slice(0 if bool(listed[0]) else 1, None) if bool(listed[1:].all()) else listed
         if len(positions[kept]):
             found.append(_maxima_of_one(of_window[kept], positions[kept], threshold))
@@ -260,9 +264,11 @@ def _window_maxima(values: Tensor, eligible: Tensor, stored: Stored, threshold: 
 def _maxima_of_one(values: Tensor, positions: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     maxima = values.amax(0)
     unit = (maxima >= threshold).nonzero().squeeze(1)
-    # Of equal maxima, take the earliest position, which is the farthest from the end.
+    # If several positions have the maximum, take the earliest of them. It has the largest value in
+    # `before_end`.
     before_end = torch.arange(len(values), 0, -1, dtype=values.dtype, device=values.device)
-    few = len(unit) < values.shape[1] // 4  # for few units, selecting their columns first is faster
+    # If few units reach their thresholds, selecting the columns of these units first is faster.
+    few = len(unit) < values.shape[1] // 4
     column = values[:, unit] if few else values
     place = (column == column.amax(0)).to(values.dtype).mul_(before_end[:, None]).amax(0)
     first = len(values) - (place if few else place[unit]).long()

@@ -42,7 +42,8 @@ def toward(
     for i in range(model.n_layers):
         W_O, W_out = model.writing(i)
         of_attn, of_mlp = reading(model, forward, u, i)
-        # `pattern` has the shape (head, source), and `post` the shape (neuron,).
+        # Take both tensors at the last token: `pattern`, of shape (head, source), and `post`, of shape
+        # (neuron,).
         pattern, post = forward.pattern[i][0, :, -1], forward.post[i][0, -1]
         through = torch.einsum("shd,hd->hs", forward.v[i][0], W_O @ of_attn)
         layers.append(
@@ -136,7 +137,8 @@ def _of_logprob(model: Model, normalized: Tensor, token: int) -> tuple[Tensor, f
     weights[token] += 1
     if model.logit_cap is None:
         return model.W_U @ weights, float((model.b_U * weights).double().sum())
-    # With a soft-cap, the log-probability also depends on the mean logit, which centring subtracts.
+    # With a soft-cap, adding the same number to all logits before the cap changes the log-probability. So the
+    # log-probability also depends on the mean logit. Centring subtracted it, so add it again.
     weights *= 1 - ((logits + model.mean_logit(normalized)) / model.logit_cap).tanh() ** 2
     whole = weights.sum()
     u, bias = model.W_U @ weights, float((model.b_U * weights).double().sum())

@@ -48,8 +48,9 @@ def predict(
     """
     following = next_ids.clamp(min=0)
     offset = model.mean_logit(normalized)
-    # The rank is 1 + the number of logits above `next_logit`. The next token's own logit must not count: it
-    # is computed again within a slice, where it may exceed `next_logit` by a rounding error.
+    # The rank of the next token is 1 + the number of other tokens with a logit above `next_logit`. The next
+    # token itself must not be counted: its logit is computed a second time, in a slice of the vocabulary, and
+    # may then exceed `next_logit` by a rounding error.
     next_logit = _logits_of(model, normalized, following)
     running = running_of(following, model.capped(next_logit, offset))
     logits = normalized.new_empty(len(normalized), SLICE)
@@ -124,8 +125,9 @@ class RunningPrediction:
 
     def prediction(self) -> Prediction:
         normalizer = self.maximum + self.total.log()
-        # Because of rounding errors, `above` and `top_id` may disagree about which of two nearly equal logits
-        # is larger. So set the rank of the top prediction to 1, and that of any other token to at least 2.
+        # `above` is the number of tokens with a larger logit than the next token. By a rounding error it may
+        # contradict `top_id`. So set the rank to 1 if the next token is the top prediction, and otherwise to
+        # at least 2.
         rank = torch.where(self.top_id == self.following, 1, (self.above + 1).clamp(min=2))
         return Prediction(
             self.top_id, self.best, self.own, self.best - normalizer, self.own - normalizer, rank,

@@ -18,7 +18,7 @@ from annotate_transformer.ingest.corpus.row import (
 from annotate_transformer.ingest.corpus.unpacked import CHUNK_BYTES, Reading, too_large, undecodable
 from annotate_transformer.ingest.errors import SourceError
 
-LARGEST_CSV_FIELD = 2**31 - 1  # the largest field limit that csv accepts on every platform, in characters
+LARGEST_CSV_FIELD = 2**31 - 1  # in characters; the largest limit that csv accepts on every platform
 DELIMITERS = ",;\t|"
 
 
@@ -54,9 +54,9 @@ class _CsvLines:
     """Iterator over the lines for `csv.reader`; it counts lines, and limits the size of lines and rows."""
 
     def __init__(self, text: io.TextIOWrapper, name: str, reading: Reading) -> None:
-        self.number = 0  # number of the last line that was read, counted from 1
+        self.number = 0  # number of the last line that was read, where the first line is 1
         self._text, self._name, self._reading = text, name, reading
-        self._row = 0  # number of characters of the current row that were read so far
+        self._row = 0  # number of characters that were read so far from the current row
         self._first = 1
         self._too_long: list[int] = []
 

@@ -18,8 +18,8 @@ from annotate_transformer.ingest.corpus.row import (
 from annotate_transformer.ingest.corpus.unpacked import CHUNK_BYTES, Reading, too_large, undecodable
 from annotate_transformer.ingest.errors import SourceError
 
-# A JSON error in the last 16 characters of the text read so far may not be a real error:
-# the end of a number, literal or escape sequence may not have been read yet.
+# A file is read in pieces. A JSON error in the last LONGEST_JSON_TOKEN characters read so far may be no real
+# error: a number, a literal such as `false` or an escape sequence may continue in the next piece.
 LONGEST_JSON_TOKEN = 16
 
 

@@ -9,11 +9,13 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-LONGEST_FIELD = 1 << 24  # maximum bytes per field of a page header; a longer field means a damaged file
-DEEPEST = 16  # maximum number of levels of nested structs in a page header; an intact header has three levels
+LONGEST_FIELD = 1 << 24  # maximum number of bytes in a field of a page header; only damaged files have more
+DEEPEST = 16  # maximum number of levels of nested structs in a page header; intact headers have three levels
 DICTIONARY_PAGE = 2
-UNCOMPRESSED_SIZE, COMPRESSED_SIZE = 2, 3  # ids of two fields of the struct PageHeader
-VALUES_HEADERS = (5, 7, 8)  # ids of structs in PageHeader; field 1 of each is the page's number of values
+# Ids of fields in Parquet's struct PageHeader. Each field in VALUES_HEADERS is a struct for one kind of page.
+# Field 1 of this struct is the number of values in the page.
+UNCOMPRESSED_SIZE, COMPRESSED_SIZE = 2, 3
+VALUES_HEADERS = (5, 7, 8)
 
 
 @dataclass

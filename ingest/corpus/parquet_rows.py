@@ -13,8 +13,8 @@ from annotate_transformer.ingest.errors import SourceError
 
 PARQUET_BATCH_ROWS = 64
 PARQUET_BATCH_BYTES = 1 << 26
-# Maximum size of a page, as a multiple of --max-document or of PARQUET_BATCH_BYTES, whichever is larger.
-# A page may be much larger than one document, because writers put up to 1,024 texts into a page.
+# A page may be PARQUET_PAGE_DOCUMENTS times as large as --max-document or PARQUET_BATCH_BYTES, whichever is
+# larger. It may be much larger than one document, because writers put up to 1,024 texts into a page.
 PARQUET_PAGE_DOCUMENTS = 8
 
 
@@ -35,7 +35,8 @@ def parquet_rows(file: IO[bytes], name: str, reading: Reading) -> Rows:
             require_column(reading.text_column, columns, name)
             sizes = pages(file, parquet.metadata)
             _refuse_large_pages(sizes, name, reading)
-            # Estimate the largest row in bytes. One value may fill a whole dictionary page.
+            # Estimate the size of the largest row in bytes. It may be as large as a whole dictionary page,
+            # because a single value can fill such a page.
             largest = max(sizes.row, sizes.dictionary, 1)
             for batch in parquet.iter_batches(min(PARQUET_BATCH_ROWS, 1 + PARQUET_BATCH_BYTES // largest)):
                 values = (_parquet_values(array, reading.encoding_errors) for array in batch.columns)

@@ -51,7 +51,7 @@ from annotate_transformer.ingest.errors import SourceError
 from annotate_transformer.ingest.quiet import without_advice
 
 DEEPEST_METADATA = 200  # maximum number of nesting levels in metadata, far below Python's recursion limit
-HIDDEN_FOLDERS = ("__MACOSX",)  # names of skipped folders, besides all names that begin with a dot
+HIDDEN_FOLDERS = ("__MACOSX",)  # folders with these names are skipped, as are all names that begin with a dot
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Corpus:
             yield self._copied(source)
         elif os.path.isdir(source):
             yield from self._files_of_folder(source)
-        elif _is_stream(source):  # a pipe, such as the shell creates for <(command)
+        elif _is_stream(source):  # such as the pipe that a shell creates for <(command)
             yield self._copied(source)
         elif os.path.isfile(source):
             yield self._file(source)
@@ -239,7 +239,7 @@ class Corpus:
         with explained(name), _stream(source) as stream:
             first = stream.read(CHUNK_BYTES)
             chunks = chain([first], chunks_of(stream))
-            if form is None and not _may_be_json(first):  # the whole stream is one document
+            if form is None and not _may_be_json(first):  # plain text: the whole stream is one document
                 copy = copied(chunks, name, reading.max_document, "--max-document")
             else:
                 copy = copied(chunks, name, reading.max_temporary)
@@ -265,7 +265,7 @@ class Corpus:
                 yield record
 
 
-# Find the files of a source
+# The next functions find the files of a source.
 
 
 def _endings(path: str) -> tuple[str, str]:
@@ -325,7 +325,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
     except OSError as error:
-        if error.errno == errno.ELOOP:  # a symbolic link to itself
+        if error.errno == errno.ELOOP:  # the entry is a symbolic link that leads back to itself
             return False
         raise
 
@@ -397,14 +397,14 @@ def _rows_of_dataset(source: str) -> Iterator[dict[str, object]]:
         raise SourceError(
             f"The hub cannot be reached for {source} (offline?); connect, or name a local file."
         ) from error
-    except Exception as error:  # the code that reads a dataset may raise any exception
+    except Exception as error:  # the library datasets may raise any exception here
         raise SourceError(
             f"The dataset {source} cannot be loaded ({first_line(error)}); check its name, its "
             "configuration, its split and whether you may read it."
         ) from error
 
 
-# Turn rows into documents
+# The next functions turn rows into documents.
 
 
 def _document(source: str, row: Row, reading: Reading) -> Document | Bad:

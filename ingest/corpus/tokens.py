@@ -43,7 +43,8 @@ class Tokenizer:
 
     def __init__(self, hf_tokenizer: Any, *, parse_special: bool = False) -> None:
         spec = json.loads(hf_tokenizer.backend_tokenizer.to_str())
-        # Remove the post-processor, which would add special tokens and exclude spaces from spans.
+        # Remove the tokenizer's post-processor. It would add special tokens, and exclude spaces from the
+        # tokens' spans.
         spec |= {"post_processor": None, "truncation": None, "padding": None}
         _check_kind(spec)
         text = json.dumps(spec, sort_keys=True, ensure_ascii=False)
@@ -57,7 +58,8 @@ class Tokenizer:
         self._backend.encode_special_tokens = not parse_special
         names = self.vocabulary() if _adds_spaces(spec) else []
         self._blank: Ints = np.array([i for i, text, _ in names if not text.strip(SPACES)], dtype=np.int64)
-        # Without parse_special, only one special token can occur: the token for unknown characters.
+        # Without `parse_special`, the only special token that a text can yield is the token for unknown
+        # characters.
         self._may_hold_special = parse_special or _unknown_id(spec) in self.special_ids
 
     def encode(self, text: str) -> Iterator[Encoded]:
@@ -69,7 +71,7 @@ class Tokenizer:
         tokenizer adds has an empty span.
         """
         held: Encoded | None = None
-        reached = 0  # offset in the text up to which the yielded tokens cover all characters
+        reached = 0  # the tokens yielded so far cover the text up to this offset
         for start, piece in self._pieces(text):
             encoding = self._backend.encode(piece, add_special_tokens=False)
             if not encoding.ids:
@@ -135,20 +137,22 @@ def _without_gaps(encoded: Encoded, low: int, high: int) -> Encoded:
     starts, ends = (np.maximum.accumulate(spans) for spans in (encoded.starts, encoded.ends))
     starts[starts == starts[0]] = low
     following = np.append(starts[1:], high)
-    # Tokens with the same end are parts of one character.
-    # Extend their spans over the following characters that the tokenizer dropped.
+    # Tokens whose spans end at the same offset are parts of one character. If the tokenizer dropped the
+    # characters that follow it, extend the spans of all these tokens over the dropped characters.
     last = np.searchsorted(ends, ends, side="right") - 1
     return Encoded(encoded.ids, starts, np.maximum(ends, following[last]))
 
 
 # Properties of a tokenizer, read from the JSON of the `tokenizers` library ---------------------------------
 
-HIDDEN = "\U0010ffff"  # put before a special token's name, so that no text matches it; a Unicode noncharacter
-SPACES = " ▁"  # SentencePiece writes a space as U+2581
+# HIDDEN is put before the name of a special token, so that no text contains the name. It is a Unicode
+# noncharacter.
+HIDDEN = "\U0010ffff"
+SPACES = " ▁"  # a space, and the character U+2581, which SentencePiece writes for a space
 
-# Types of normalizer and pre-tokenizer steps that may add spaces
+# ADDING: types of those steps of a normalizer or pre-tokenizer that may add spaces to the text.
 ADDING = {"Prepend", "Replace", "Metaspace", "BertNormalizer", "Precompiled"}
-# Types of normalizer steps that change each word independently of the text around it
+# LOCAL: types of those steps of a normalizer that change each word without regard to the text around it.
 LOCAL = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt"}
 
 

@@ -26,12 +26,12 @@ BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_B
 COMPRESSIONS = (".gz", ".zst")
 MB = 10**6
 CHUNK_BYTES = 1 << 20
-HEAD_BYTES = 4096  # number of bytes at the start of a file from which its real format is recognised
-ZSTD_CHUNK_BYTES = 1 << 8  # packed bytes unpacked at once; few, as repetitive text may grow a thousandfold
-ZSTD_WINDOW_BYTES = 1 << 31  # maximum zstd window in bytes; some corpora are packed with `zstd --long=31`
+HEAD_BYTES = 4096  # the real format of a file is recognised from this number of bytes at its start
+ZSTD_CHUNK_BYTES = 1 << 8  # number of packed bytes to unpack at once; they may grow a thousandfold
+ZSTD_WINDOW_BYTES = 1 << 31  # largest zstd window that can be read, in bytes; `zstd --long=31` uses it
 ROOM_CHECKED_BYTES = 1 << 26  # number of bytes written between two checks of the free disk space
-ROOM_LEFT_BYTES = 10**9  # minimum bytes of free disk space that a copy must leave
-ROOM_LEFT_SHARE = 0.05  # minimum fraction of the disk that a copy must leave free, on disks below 20 GB
+ROOM_LEFT_BYTES = 10**9  # number of bytes that must stay free on the disk while a source is copied to it
+ROOM_LEFT_SHARE = 0.05  # on disks below 20 GB, this fraction of the disk must stay free instead
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Reading:
     format: str | None = None
     delimiter: str | None = None
     encoding: str = "utf-8"
-    max_line: float = 128  # MB; text8 is a corpus with a single line of 100 MB
+    max_line: float = 128  # in MB; enough for the corpus text8, which is a single line of 100 MB
     max_document: float = 128
     max_temporary: float = 20_000
 
@@ -107,7 +107,7 @@ class Copy:
     """A temporary file without a name; several readers may read it at the same time."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (`close` closes it)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (not in a `with`: the method `close` closes it)
         self._looked, self.size = 0, 0
 
     def write(self, piece: bytes, name: str) -> None:
@@ -159,7 +159,7 @@ class _Placed(io.RawIOBase):
         self._at = start[whence] + offset
         return self._at
 
-    def readinto(self, target: memoryview) -> int:  # type: ignore[override]  # accepts only a memoryview
+    def readinto(self, target: memoryview) -> int:  # type: ignore[override]  # narrower than in io.RawIOBase
         piece = os.pread(self._descriptor, len(target), self._at)
         target[: len(piece)] = piece
         self._at += len(piece)
@@ -283,7 +283,7 @@ class _Chunks(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, target: memoryview) -> int:  # type: ignore[override]  # accepts only a memoryview
+    def readinto(self, target: memoryview) -> int:  # type: ignore[override]  # narrower than in io.RawIOBase
         while not self._rest:
             chunk = next(self._chunks, None)
             if chunk is None:
@@ -336,7 +336,7 @@ def _recoded(file: IO[bytes], name: str, encoding: str, errors: str) -> Iterator
         raise undecodable(name, line, encoding) from error
 
 
-# Binary formats, recognised by their first bytes
+# MAGIC: the first bytes of files in binary formats → the name of the format, and what to do with such a file.
 
 UNPACK, CONVERT = "unpack it first", "convert it to text first"
 MAGIC = {
@@ -399,7 +399,7 @@ def undecodable(name: str, line: int, encoding: str = "UTF-8") -> SourceError:
 def storable(text: str) -> str:
     """Replace each unpaired surrogate, which UTF-8 cannot encode, by U+FFFD; offsets stay the same."""
     try:
-        text.encode()  # this nearly always succeeds, and is ten times faster than the regular expression
+        text.encode()  # nearly always succeeds, and is ten times faster than the regular expression
     except UnicodeEncodeError:
         return re.sub("[\ud800-\udfff]", "\ufffd", text)
     return text

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from annotate_transformer.ingest.corpus.tokens import Counted, Encoded, Ints
 
-NOWHERE = (-1, -1)  # the span of a BOS that the text does not contain
-GROUP_BATCHES = 8  # number of batches whose windows are sorted by length together
+NOWHERE = (-1, -1)  # the span (start, end) of a BOS that the text does not contain
+GROUP_BATCHES = 8  # the windows of this number of batches form a group, which is sorted by length
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Windowing:
         room, begins = self.context - 1, counted.begins_with_bos
         own = counted.special[begins:] - begins
         total = self.positions(counted.tokens, begins)
-        further = np.arange(room + 1, total, self.stride + 1)  # positions of BOS in all windows but the first
+        # `further`: indices of the BOS tokens of all windows but the first.
+        further = np.arange(room + 1, total, self.stride + 1)
         return np.sort(
             np.concatenate([[0], further, own + 1 + np.maximum(0, 1 + (own - room) // self.stride)])
         )
@@ -93,17 +94,19 @@ class Windowing:
         bos = 0 if self.bos_id is None else 1
         room = self.context - bos
         position, window = at.position, at.window
-        # The last tokens that were read: one column per token, with the rows id, start, end and position.
+        # `held` has one column for each of the last tokens that were read. Its four rows are the tokens' ids,
+        # starts, ends and positions.
         held = np.empty((4, 0), dtype=np.int64)
-        waiting = 0  # number of tokens in `held` that are not yet in a window
+        waiting = 0  # number of tokens at the end of `held` that are not yet in a window
         first, span = True, NOWHERE
         for piece, last in _with_last(pieces):
             fresh = np.stack([piece.ids, piece.starts, piece.ends, np.full(len(piece.ids), -1)])
-            # If the text begins with a BOS, this BOS becomes the BOS of the first window.
+            # If the text itself begins with a BOS, use this token as the BOS of the first window, so that the
+            # window does not begin with two.
             if first and not held.shape[1] and len(piece.ids) and piece.ids[0] == self.bos_id:
                 span, fresh = (int(piece.starts[0]), int(piece.ends[0])), fresh[:, 1:]
             held, waiting = np.concatenate([held, fresh], axis=1), waiting + fresh.shape[1]
-            alone = last and first and span != NOWHERE  # a text that is only a BOS gets a window, too
+            alone = last and first and span != NOWHERE  # makes a window even if the text is only a BOS
             while alone or (waiting and (last or waiting > (room if first else self.stride))):
                 new = min(waiting, room if first else self.stride)
                 begin = held.shape[1] - waiting

@@ -19,7 +19,7 @@ from annotate_transformer.ingest.models.hooks import POST, Forward, Z, put
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.store.running import Ablation, Direction, Outcome, Part
 
-POOL = 2048  # maximum number of positions of other windows, from which mean and resampled outputs come
+POOL = 2048  # mean and resampled outputs come from at most this number of positions in other windows
 
 
 @torch.inference_mode()
@@ -104,7 +104,9 @@ class Window:
             elif ablation.by == "mean":
                 values = pool[name][:, numbers].double().mean(0).to(self.model.dtype)[None, None]
             else:
-                values = pool[name][draws][:, :, numbers]  # shape (draw, position, unit, …)
+                # `values` has the shape (draw, position, unit), for heads with a further axis of length
+                # d_head.
+                values = pool[name][draws][:, :, numbers]
             replaced[name] = Replaced(torch.tensor([*places]), torch.tensor(numbers), values)
         return replaced
 

@@ -119,7 +119,8 @@ class Pair:
     def _received(self, change: Tensor, hook: str, layer: int, head: int) -> dict[str, Edit]:
         """Return an edit that makes a receiver read the residual stream with `change` added to it."""
         seen = self._seen(self.base, hook, {f"blocks.{layer}.{RESID}": lambda x: x + change.to(x)}, [layer])
-        # With grouped-query attention, the heads of a group share one key and one value.
+        # With grouped-query attention, the heads of a group share one key and one value. So keys and values
+        # are numbered by group, not by head.
         group = self.model.n_heads // self.model.n_kv_heads if hook != INPUTS["q"] else 1
         return {
             f"blocks.{layer}.{hook}": put(seen[layer][_at(None, head // group)], *_at(None, head // group))

@@ -218,7 +218,8 @@ def summaries(direct: Floats, total: Floats, documents: NDArray[np.int64]) -> li
         p = 2 * stats.t.sf(np.abs(mean) / error, n - 1) if n > 1 else np.full(len(mean), np.nan)
         d, t = direct - direct.mean(0), total - mean
         r = (d * t).sum(0) / np.sqrt((d * d).sum(0) * (t * t).sum(0))
-    # If a unit's effect is 0 at every position, mean / error is 0 / 0, so p is NaN: set p to 1.
+    # If the effect of a head or neuron is 0 at every position, mean / error is 0 / 0 and p is NaN. Then set p
+    # to 1.
     p = np.where(np.isnan(p) & (n > 1), 1.0, p)
     columns = {
         "mean_direct": direct.mean(0), "mean_abs_direct": np.abs(direct).mean(0),

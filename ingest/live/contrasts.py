@@ -22,9 +22,11 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.store.running import Direction, Terms
 from annotate_transformer.store.writer import Writer
 
-NEURONS, SOURCES = 8, 24  # for each document: neurons stored per layer, and head-and-source terms stored
-DOCUMENTS = 256  # number of documents in a transaction
-NAMED = 20  # maximum number of columns that a message names
+# For each document, the store holds the NEURONS neurons of each layer with the largest |effect|, and the
+# SOURCES pairs of a head and a source with the largest |effect|.
+NEURONS, SOURCES = 8, 24
+DOCUMENTS = 256  # number of documents whose rows are written in one transaction
+NAMED = 20  # maximum number of columns that an error message names
 BATCH_TOKENS = 512  # maximum number of tokens in a forward pass, unless one document has more
 Rows = dict[str, list[dict[str, Any]]]
 Watch = Callable[[int, int], None]

@@ -23,8 +23,8 @@ from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.store.errors import BadQuestion
 
 KEPT = 8  # maximum number of prompts in the cache
-KEPT_SETTINGS = ("bos", "parse_special")  # settings of the run that are also used for a prompt
-ROWS = 10_000_000  # maximum number of stored neurons and sources of a prompt, together; each takes 200 bytes
+KEPT_SETTINGS = ("bos", "parse_special")  # settings of a run that its prompts take over
+ROWS = 10_000_000  # maximum number of rows stored for a prompt: one per neuron or source, of 200 bytes each
 
 
 def revision(about: "pd.Series[Any]") -> str | None:

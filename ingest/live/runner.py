@@ -65,7 +65,7 @@ class ModelRunner:
     ) -> Result:
         """Return the last result if the question is the same; else compute a new one, which replaces it."""
         key = (about.weights_sha256, tuple(tokens), what)
-        # Read the attribute once, because the thread of another page may replace it at any moment.
+        # Read `self._computed` only once, because the thread of another page may replace it at any moment.
         computed = self._computed
         if key not in computed:
             computed = self._computed = {key: compute(self.model(about))}

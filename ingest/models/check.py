@@ -15,10 +15,11 @@ from torch import Tensor
 from annotate_transformer.ingest.models.hooks import Forward
 
 TOKENS = 32  # number of random tokens in the test text
-LIKELIEST = 10  # number of tokens compared at each position: those with the highest probabilities
-LARGEST_DIFFERENCE = 1e-4  # differences of log-probabilities up to this are always allowed, in nats
-# Allowed rounding error of a float32 logit, divided by the sum of the absolute values of its terms. The macro
-# closure_bound in schema.sql has the same factor.
+LIKELIEST = 10  # at each position, the log-probabilities of this number of likeliest tokens are compared
+LARGEST_DIFFERENCE = 1e-4  # in nats; a smaller difference of log-probabilities is always allowed
+
+# FLOAT_ERROR: allowed rounding error of a float32 logit, divided by the sum of the absolute values of the
+# logit's terms. The macro closure_bound in schema.sql has the same factor.
 FLOAT_ERROR = 128 * 2**-24
 
 
@@ -97,7 +98,7 @@ def _summed(model: Compared, tokens: Tensor, forward: Forward, target: Tensor) -
         mlp = post[0] @ W_out + model.b_out[i]
         of_heads = torch.einsum("phd,hdp->ph", z[0], W_O @ u).abs().sum(-1) + (model.b_O[i] @ u).abs()
         of_neurons = (post[0] * (W_out @ u).T).abs().sum(-1) + (model.b_out[i] @ u).abs()
-        if forward.attn_scale:  # the model has norms after the sublayers
+        if forward.attn_scale:  # only models with norms after attention and MLP have these scales
             after_attn, after_mlp = forward.attn_scale[i][0], forward.mlp_scale[i][0]
             attn, of_heads = attn / after_attn[:, None], of_heads / after_attn
             mlp, of_neurons = mlp / after_mlp[:, None], of_neurons / after_mlp

@@ -52,15 +52,15 @@ def _is_activation(value: object) -> bool:
     return isinstance(value, str) and value in ACT2FN
 
 
-# Larger counts are refused, because the index of a layer or head must fit into one byte (schema.sql), and the
-# index of a neuron into two bytes in memory.
+# LAYERS, HEADS and NEURONS refuse larger counts, because the index of a layer or head must fit into one byte
+# in the store (schema.sql), and the index of a neuron into two bytes in memory.
 LAYERS = HEADS = count(2**8)
 NEURONS, SIZE = count(2**16), count(LARGEST_COUNT)
 OPTIONAL_NEURONS, OPTIONAL_HEADS = count(2**16, required=False), count(2**8, required=False)
 OPTIONAL_SIZE = count(LARGEST_COUNT, required=False)
 FLAG = Setting(lambda value: isinstance(value, bool), "true or false")
 NUMBER = number()
-# The settings of config.json that are sizes of a model, under the names that most families use
+# SIZES: the settings of config.json that are sizes of a model, by the names that most families use.
 SIZES = {
     "num_hidden_layers": LAYERS,
     "num_attention_heads": HEADS,

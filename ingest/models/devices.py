@@ -15,7 +15,7 @@ def check_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.ones(1, device=name).sum().item()
-    except (RuntimeError, AssertionError) as error:  # RuntimeError includes NotImplementedError
+    except (RuntimeError, AssertionError) as error:  # also NotImplementedError, a kind of RuntimeError
         raise SettingsError(f"Device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return name
 

@@ -25,13 +25,14 @@ from annotate_transformer.ingest.models.sentences import short
 from annotate_transformer.ingest.models.tensors import refuse_unless_whole
 
 UNQUANTISED = {"F64", "F32", "F16", "BF16"}
-# Settings of a GGUF file that need no check, because the shapes of the file's tensors determine their values
+# OF_SHAPES: settings of a GGUF file that need no check, because the shapes of the file's tensors determine
+# their values.
 OF_SHAPES = {
     "block_count", "embedding_length", "feed_forward_length", "vocab_size", "attention.key_length",
     "attention.value_length",
 }  # fmt: skip
 
-# Name of a setting in a GGUF file → name of the same setting in transformers
+# SAME: name of a setting in a GGUF file → name of the same setting in transformers.
 SAME = {
     "context_length": "max_position_embeddings",
     "attention.head_count": "num_attention_heads",
@@ -40,9 +41,10 @@ SAME = {
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
-# Value of the setting tokenizer.ggml.pre → pre-tokenizer, for values that transformers does not know
+# SPLITS: value of the setting tokenizer.ggml.pre in a GGUF file → the pre-tokenizer that this value means. It
+# has the values that transformers does not know.
 SPLITS: dict[str, PreTokenizer | None] = {
-    "gpt-2": None,  # keep the pre-tokenizer that transformers makes
+    "gpt-2": None,  # None: keep the pre-tokenizer that transformers makes
     "smollm": Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]),
 }
 
@@ -123,7 +125,7 @@ def tensors(checkpoint: Checkpoint, family: Family, config: Any) -> dict[str, Te
     read = header(checkpoint)
     _refuse_unread_settings(checkpoint, read, config)
     options: Any = {"ignore_mismatched_sizes": True, "output_loading_info": True, "dtype": torch.float32}
-    with redirect_stderr(StringIO()):  # hide a progress bar, for which transformers has no option
+    with redirect_stderr(StringIO()):  # hide a progress bar, which transformers has no option to turn off
         both: Any = family.hf_class().from_pretrained(
             checkpoint.folder, gguf_file=checkpoint.config_file, config=copy.deepcopy(config), **options
         )
@@ -156,8 +158,8 @@ def tokenizer(checkpoint: Checkpoint) -> Any:
 
     read = header(checkpoint).settings
     found: Any = PreTrainedTokenizerFast.from_pretrained(checkpoint.folder, gguf_file=checkpoint.config_file)
-    # Only for byte-level tokenizers does tokenizer.ggml.pre say how text is split before merges, so others
-    # need no check of this setting.
+    # The setting tokenizer.ggml.pre says how a byte-level tokenizer splits a text before BPE merges. Other
+    # tokenizers do not use it, so return them without checking it.
     if not isinstance(found.backend_tokenizer.decoder, ByteLevelDecoder):
         return found
     rule = read.get("tokenizer.ggml.pre")
@@ -189,8 +191,8 @@ def _refuse_unread_settings(checkpoint: Checkpoint, read: Header, config: Any) -
 def _values(name: str, config: Any) -> list[Any]:
     """Return the values in `config` that may correspond to the setting `name` of a GGUF file."""
     rope = getattr(config, "rope_parameters", None) or {}
-    # A model has one rotary embedding for all layers, or one for each kind of layer, such as layers with a
-    # sliding window.
+    # `rope` describes either one rotary embedding for all layers, or one for each kind of layer, such as
+    # layers with a sliding window.
     kinds = [rope] if "rope_type" in rope else [*filter(None, rope.values())]
     if name == "rope.freq_base":
         return [kind["rope_theta"] for kind in kinds]

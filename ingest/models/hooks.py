@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor
 
 Head = tuple[int, int]  # a head, as (layer, index in the layer)
-Edit = Callable[[Tensor], Tensor]  # returns a changed copy of an activation
+Edit = Callable[[Tensor], Tensor]  # a function that returns a changed copy of an activation
 
-# Names of the hook points that are read for the decomposition, the logit lens, and the inputs of neurons.
-# Not every model has all of them. Few models have gates, or norms after the sublayers (`POST_NORMS`). In some
-# parallel blocks attention and MLP share the norm `ln1`, so there is no `ln2`.
+# Names of hook points. Activations are read there for the decomposition, the logit lens and the inputs of
+# neurons. Not every model has all of them: only gated MLPs have `mlp.hook_pre_linear`, and only models with
+# norms after attention and MLP have POST_NORMS. Some parallel blocks have no `ln2`, because attention and MLP
+# share the norm `ln1`.
 FINAL = ("ln_final.hook_in", "ln_final.hook_scale")
 Z, POST, RESID = "attn.hook_z", "mlp.hook_post", "hook_resid_pre"
 OF_LAYERS = (POST, Z, "attn.hook_v", "attn.hook_pattern")
@@ -23,7 +24,7 @@ LENS = ("hook_resid_post",)
 BEFORE_NEURONS = (
     "ln1.hook_in", "ln2.hook_in", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "attn.hook_z",
 )  # fmt: skip
-EDITED = (RESID, "attn.hook_q", "attn.hook_k")  # further hook points, where interventions change activations
+EDITED = (RESID, "attn.hook_q", "attn.hook_k")  # interventions also change activations at these hook points
 HOOKS = tuple(dict.fromkeys((*FINAL, *OF_LAYERS, *POST_NORMS, *LENS, *BEFORE_NEURONS, *EDITED)))
 
 
@@ -172,7 +173,7 @@ class HookPoints:
         return seen
 
     def _keep_as(self, name: str, kind: str) -> Callable[..., Tensor | None]:
-        def keep(tensor: Tensor, hook: Any) -> Tensor | None:  # hook.name may be an alias, so use `name`
+        def keep(tensor: Tensor, hook: Any) -> Tensor | None:  # uses `name`: hook.name may be an alias
             here = self._here
             if kind in getattr(here, "wanted", ()):
                 here.seen[name] = tensor

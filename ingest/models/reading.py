@@ -47,8 +47,8 @@ class Readable(Scoring, Protocol):
     def rotated(self, queries: Tensor, distance: int, layer: int) -> Tensor: ...
 
 
-# Maximum error of attention probabilities and of neurons' inputs. The error of inputs is a fraction of the
-# largest input in the layer.
+# LARGEST_ERROR: largest error that is allowed for an attention probability and for a neuron's input. The
+# error of an input is divided by the largest input in the layer.
 LARGEST_ERROR = 1e-4
 
 
@@ -102,7 +102,7 @@ def _error_of_attention(model: Readable, layer: int, residual: Tensor, pattern: 
         ],
         dim=-1,
     )
-    scores = scores.masked_fill(pattern == 0, -torch.inf)  # a sliding window hides these sources
+    scores = scores.masked_fill(pattern == 0, -torch.inf)  # hide sources outside a sliding window
     return float((scores.softmax(-1) - pattern).abs().max())
 
 

@@ -88,7 +88,7 @@ def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]
     """Ablate each head that `rows` lists for a neuron, and store the effects; return the number of heads."""
     neuron, written, tested = _neuron(rows[0]), list[dict[str, Any]](), list[dict[str, Any]]()
     heads = [(head, list(prompts)) for head, prompts in groupby(rows, _head)]
-    bos, prompts = _prompts(writer, heads[0][1])  # all heads of a neuron have the same prompts
+    bos, prompts = _prompts(writer, heads[0][1])  # those of the first head, as all have the same prompts
     read = [bos + prompt for prompt in prompts]
     before, groups = activation_and_probability(model, neuron, read), groups_of(prompts)
     for head, of_head in heads:

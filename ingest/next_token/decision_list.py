@@ -60,23 +60,23 @@ def features(prompt: Tokens) -> Iterator[str]:
 def learn(prompts: list[Tokens], is_active: list[bool]) -> DecisionList:
     """Learn the rules that separate active from inactive prompts; the result is deterministic."""
     vectorizer = CountVectorizer(analyzer=features, binary=True)
-    has = vectorizer.fit_transform(prompts).toarray().astype(bool)  # shape (prompt, feature)
+    has = vectorizer.fit_transform(prompts).toarray().astype(bool)  # entry i, j: is feature j in prompt i?
     names = vectorizer.get_feature_names_out()
     shortest_first = sorted(range(len(names)), key=lambda i: (len(names[i]), names[i]))
     has, names = has[:, shortest_first], names[shortest_first]
-    kinds = np.stack([np.array(is_active), ~np.array(is_active)])  # shape (kind, prompt); kind 0 is active
+    kinds = np.stack([np.array(is_active), ~np.array(is_active)])  # row 0: active prompts; row 1: inactive
     rules: list[tuple[str, bool]] = []
     while True:
-        of_all = _sure(kinds.sum(1))  # precision if all prompts are predicted active, or all inactive
+        of_all = _sure(kinds.sum(1))  # the precisions of predicting all as active, and all as inactive
         otherwise = bool(of_all[0] > of_all[1])
-        fits = kinds.astype(int) @ has  # shape (kind, feature): number of undecided prompts with the feature
+        fits = kinds.astype(int) @ has  # entry i, j: number of undecided prompts of kind i with feature j
         of_rule = np.where(fits.sum(0) > 1, _sure(fits), 0)
         kind, feature = np.unravel_index(of_rule.argmax(), of_rule.shape)
         if len(rules) == RULES or of_rule[kind, feature] <= of_all.max():
             break
         rules.append((str(names[feature]), bool(kind == 0)))
         kinds = kinds & ~has[:, feature]
-    while rules and rules[-1][1] == otherwise:  # a last rule that predicts the default is not needed
+    while rules and rules[-1][1] == otherwise:  # the last rule is not needed if it predicts the default
         rules.pop()
     return DecisionList(rules, otherwise)
 

@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 
 Prompt = list[int]  # token ids without the BOS, which is the same in all prompts of a run
-Counts = tuple[int, int]  # number of active prompts, number of inactive prompts
+Counts = tuple[int, int]  # (number of active prompts, number of inactive prompts)
 
 
 def near_duplicates(one: Prompt, other: Prompt) -> bool:
@@ -51,8 +51,8 @@ def held_out(is_active: list[bool], groups: list[int], seed: list[int]) -> list[
     members = {group: [i for i, of in enumerate(groups) if of == group] for group in groups}
     order = np.random.default_rng(seed).permutation(list(members))
     sizes = {group: _counts(is_active, members[group]) for group in members}
-    # Which numbers of active and inactive prompts can be held out? `ways` maps each possible pair of numbers
-    # to groups that together have so many prompts.
+    # `ways` maps each pair (number of active prompts, number of inactive prompts) that can be held out to a
+    # list of groups that together have these numbers of prompts.
     ways: dict[Counts, list[int]] = {(0, 0): []}
     for group in order.tolist():
         for (active, inactive), chosen in list(ways.items()):

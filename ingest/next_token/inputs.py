@@ -67,7 +67,7 @@ def neuron_inputs(model: Model, layer: int, neurons: list[int], prompts: list[li
         scales, bias = forward.earlier_mlp_scale, model.b_out[i].expand(len(last), -1)
         terms[Component("mlp", i)] = behind(scales, i, at_last(post) @ model.W_out[i])
         terms[Component("mlp_bias", i)] = behind(scales, i, bias)
-    normalized = model.normalized(torch.stack([*terms.values()]), scale)  # shape (component, P, d_model)
+    normalized = model.normalized(torch.stack([*terms.values()]), scale)  # shape (component, prompt, d_model)
 
     def read(W: Tensor, b: Tensor) -> Tensor:
         values = torch.einsum("cpm,mn->pnc", normalized, W[layer][:, neurons])

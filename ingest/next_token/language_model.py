@@ -40,8 +40,8 @@ Is the head active at the end of the following text? Answer with one word: activ
 
 MOST_BYTES = 10_000_000  # maximum number of bytes in an answer; most answers have a few thousand
 MOST_SECONDS = 600  # maximum time in seconds from the first byte of an answer to the last byte
-MOST_TOLD = 500  # a server's error message is cut to this number of characters
-MOST_TOKENS = 10**9  # maximum plausible token count reported by an endpoint; larger counts are ignored
+MOST_TOLD = 500  # maximum number of characters quoted from a server's error message
+MOST_TOKENS = 10**9  # larger token counts in an answer are not plausible and are ignored
 MOST_OUT = 200  # maximum number of tokens in an answer
 WORDS_OUT, WORD_OUT = 100, 2  # estimated number of tokens in an explanation, and in a one-word answer
 CHARACTERS = 4  # mean number of characters per token of English text with OpenAI's tokenizers
@@ -138,7 +138,7 @@ class LanguageModel:
             max_retries=endpoint.retries,
             http_client=openai.DefaultHttpxClient(
                 event_hooks={"request": [pace], "response": [_bounded]},
-                follow_redirects=False,  # the key must not reach another host
+                follow_redirects=False,  # a redirect could send the API key to another host
                 headers={"Accept-Encoding": "identity"},  # a compressed answer could unpack to gigabytes
             ),
         )
@@ -190,7 +190,7 @@ class LanguageModel:
                 f"{where} answers with status {error.status_code}: {told}. Earlier answers are "
                 "stored; check --llm, --base-url and OPENAI_API_KEY, and run the same command again."
             ) from None
-        except errors.APIConnectionError as error:  # includes time-outs
+        except errors.APIConnectionError as error:  # time-outs are a kind of this error
             if isinstance(error.__cause__, _TooLarge):
                 raise EndpointError(f"{where} {error.__cause__}. Check --base-url.") from None
             raise EndpointError(
@@ -247,7 +247,7 @@ def _check_url(url: str) -> None:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         secret = "@" in parts.netloc
-    except ValueError:  # the port, or the IPv6 address in brackets, is invalid
+    except ValueError:  # the port is invalid, or an IPv6 address in brackets is
         known, secret = False, "@" in url
     if secret:
         raise SettingsError(

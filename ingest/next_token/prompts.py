@@ -30,10 +30,10 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.next_token.inputs import Inputs, activations, neuron_inputs
 from annotate_transformer.store.writer import Writer
 
-LATE = 4  # the last 1 / LATE of the layers are late layers, such as 3 of 12 in Pythia-160m
-MOST = 2**16 - 1  # largest value of the settings that are counts, for which the store has two bytes
+LATE = 4  # the last 1 / LATE of all layers are late: in Pythia-160m, the last 3 of 12 layers
+MOST = 2**16 - 1  # maximum of each setting that is a count, because the store has two bytes for it
 BATCH_TOKENS = 4096  # maximum number of tokens in a forward pass
-NEAREST = 4  # a baseline neuron is drawn from the 4 neurons with mean activations nearest to the chosen one's
+NEAREST = 4  # a baseline neuron is one of the 4 neurons with mean activations nearest to the chosen neuron's
 
 Neuron = tuple[int, int]  # a neuron, as (layer, index in the layer)
 
@@ -101,7 +101,8 @@ def annotate_inputs(model: Model, path: str, run_id: int, position_id: int, neur
             return False
         [context] = contexts_of(writer, [position_id])
         prompt = context.end(len(context.token_ids))
-        # The lists of a context leave out the BOS, so they are empty if the position is a BOS itself.
+        # The list `context.position_ids` leaves out the BOS. It is empty if the position itself is a BOS;
+        # then use the position's id.
         occurrence = _occurrence(context.position_ids or [position_id], prompt)
         inputs = neuron_inputs(model, neuron[0], [neuron[1]], [prompt])
         writer.commit(_tables(key, [occurrence], inputs), run_id=run_id)
@@ -250,7 +251,8 @@ def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Pro
 
 def _prompts(kept: list[tuple[int, list[int], list[int]]]) -> list[dict[str, Any]]:
     """Return a row for each prompt; `kept` has the rank of its window, its token ids and its position ids."""
-    rows, first_of = [], dict[tuple[int, ...], int]()  # first_of: a prompt's token ids → its first rank
+    # `first_of` maps the token ids of a prompt to the rank of the first window that gives this prompt.
+    rows, first_of = [], dict[tuple[int, ...], int]()
     for rank, prompt, position_ids in kept:
         first = first_of.setdefault(tuple(prompt), rank)
         rows.append(_occurrence(position_ids, prompt, rank, None if first == rank else first))
@@ -278,7 +280,7 @@ def _record(run_id: int, neuron: Neuron, is_baseline: bool, settings: PromptSett
 def check_run(writer: Writer, model: Model, run_id: int) -> str:
     """Check that a run was made with this model's weights and settings, and return the run's status."""
     [run] = writer.fetch("run_to_read", run_id=run_id).to_pylist()
-    same_settings = run["config"] in (None, model.config)  # older versions of the program stored None
+    same_settings = run["config"] in (None, model.config)  # None: stored by an older version of this program
     if run["weights_sha256"] != model.weights_sha256 or not same_settings:
         raise ModelError(
             f"{model.checkpoint.name} now has other weights than run {run_id} was made with: "

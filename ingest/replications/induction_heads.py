@@ -12,8 +12,8 @@ from annotate_transformer.ingest.replications.quantity import Quantity, Referenc
 from annotate_transformer.ingest.weights.circuits import ordinary_tokens
 from annotate_transformer.store.names import head_name
 
-# Maximum number of tokens in the block that a sequence repeats, number of sequences, and number of sequences
-# per forward pass
+# Each sequence repeats a block of at most BLOCK tokens. There are SEQUENCES sequences, and BATCH of them
+# share a forward pass.
 BLOCK, SEQUENCES, BATCH = 50, 50, 5
 NAMED = ((5, 1), (5, 5), (6, 9), (7, 2), (7, 10))
 HIGHEST = "named heads among the 5 highest scores"

@@ -23,8 +23,8 @@ from annotate_transformer.ingest.weights.tables import annotate_weights
 
 NEURONS = 20  # number of next-token neurons in each late layer
 
-# Store as little as possible at each position: the prompts come from max-activating examples, which need
-# neither stored terms of positions nor a sample.
+# SETTINGS: store as little as possible at each position. The prompts come from max-activating examples, which
+# need neither the stored terms of positions nor a sample.
 SETTINGS = Settings(keep_neurons=1, keep_sources=1, samples=0)
 SCORE, BASELINE = "mean balanced accuracy, next-token neurons", "mean balanced accuracy, random neurons"
 KINDS = {False: SCORE, True: BASELINE}
@@ -71,7 +71,7 @@ def mean_scores(model: Model, path: str, settings: Settings, neurons: int) -> di
     found = found[found.layer.isin(late(model.n_layers))]
     chosen = list(zip(found.layer.tolist(), found.neuron.tolist(), strict=True))
     look_up(model, path, run, chosen, PromptSettings())
-    ablate(model, path, run)  # before explain_by_rules, which explains the heads that `ablate` stores
+    ablate(model, path, run)  # must be first: explain_by_rules explains the heads that `ablate` stores
     explain_by_rules(path, run)
     with store.open(path) as s:
         means = s.sql("FROM explanation_means WHERE figure = 'balanced_accuracy'")

@@ -35,11 +35,11 @@ from annotate_transformer.store.queries import named
 from annotate_transformer.store.session import Session
 from annotate_transformer.store.verify import SHOWN, Finding
 
-# A stored number may differ by TOLERANCE · (1 + |number|) from the number computed again, because float32
-# arithmetic rounds differently in another batch.
+# A stored number may differ by TOLERANCE · (1 + |number|) from the number that this check computes again.
+# Float32 arithmetic rounds differently when a window is in another batch.
 TOLERANCE = 2e-4
-# Tables that hold only the strongest terms. Of two nearly equal terms, the ingest may have selected one and
-# this check the other.
+# KEPT: tables that hold only the strongest terms. Of two nearly equal terms, the ingest may have selected
+# one, and this check may select the other.
 KEPT = ("neuron", "head_source")
 
 
@@ -207,7 +207,7 @@ def _differs(name: str, kind: str) -> str:
     other_null = f"({stored} IS NULL) <> ({again} IS NULL)"
     if name == "next_rank":  # tokens with nearly equal logits may swap ranks
         return f"({other_null} OR abs({stored} - {again}) > 1 + 0.01 * {again})"
-    if name == "source_offset":  # the top source may change if two sources have nearly equal attention
+    if name == "source_offset":  # if two sources have nearly equal attention, either may be the top one
         return f"({stored} <> {again} AND {_differs('attention', 'DECIMAL(5, 4)')})"
     if kind == "UTINYINT[]":
         apart = f"list_transform(list_zip({stored}, {again}), lambda x: abs(x[1]::INTEGER - x[2]::INTEGER))"

@@ -7,11 +7,11 @@ from contextlib import contextmanager, suppress
 import pyarrow as pa
 import torch
 
-# M_MMAP_THRESHOLD is a constant of malloc.h.
-# Arrays of LARGE bytes or more are allocated with mmap. For pythia-70m, LARGE is about half the size of one
-# layer's activations in one batch.
+# M_MMAP_THRESHOLD is a constant of C's malloc.h. LARGE: arrays of this number of bytes or more are allocated
+# with mmap. It is about half the size of one layer's activations in a batch of pythia-70m.
 M_MMAP_THRESHOLD, LARGE = -3, 5 * 2**19
-# Parts of out-of-memory messages of PyTorch's allocator, of oneDNN and of the operating system
+# OUT_OF_MEMORY: parts of the messages with which PyTorch's allocator, oneDNN and the operating system report
+# that memory is used up.
 OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "Cannot allocate memory")
 
 

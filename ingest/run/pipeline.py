@@ -69,7 +69,7 @@ def ingest(
         AnnotateError: an error that a person can correct (see ingest.errors).
     """
     settings, progress = settings.resolved(model), Progress()
-    give_memory_back()  # frees the memory that loading the model used
+    give_memory_back()  # gives the system back the memory that loading the model took
     with memory_from_system(), Writer(path) as writer:
         tokenizer = Tokenizer(model.tokenizer, parse_special=settings.parse_special)
         with progress.timed("counting"):

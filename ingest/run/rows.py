@@ -51,7 +51,7 @@ class _Rows:
         self.result, self.batch, self.identity = result, batch, identity
         self.row, self.column = (_numpy(x) for x in (result.stored.row, result.stored.column))
         self.position_ids = identity.position_id + _numpy(result.stored.position_ids)
-        self.last = ~_numpy(result.stored.has_next)  # True where there is no next token
+        self.last = ~_numpy(result.stored.has_next)  # True for a position that has no next token
 
     def _both(self, name: str, effects: Tensor, last: np.ndarray) -> dict[str, pa.Array]:
         """Return columns of effects: `…_next`, which is NULL where there is no next token, and `…_top`."""
@@ -123,7 +123,7 @@ class _Rows:
         layers, P, H = self.result.layers, len(self.row), self.result.layers[0].norm.shape[1]
 
         def flat(tensors: list[Tensor]) -> np.ndarray:
-            return _numpy(torch.stack(tensors).flatten())  # ordered by layer, position, head
+            return _numpy(torch.stack(tensors).flatten())  # ordered by layer, then position, then head
 
         toward = [flat([x.heads[side].float() for x in layers]) for side in (0, 1)]
         source = flat([x.top_source for x in layers])
@@ -172,7 +172,7 @@ class _Rows:
         coded = [x.coded for x in self.result.layers if x.coded]
         low, step, codes = (
             _numpy(torch.stack([getattr(x, name) for x in coded], dim=1)) for name in ("low", "step", "codes")
-        )  # shape of low and step: (position, layer, group of neurons); of codes: (position, layer, neuron)
+        )  # shape (position, layer, group of neurons) for low and step, (position, layer, neuron) for codes
         (P, L, parts), U = low.shape, codes.shape[2]
         ends = np.minimum(np.arange(PART, PART * parts + 1, PART), U)
         offsets = np.append(0, (U * np.arange(P * L)[:, None] + ends).ravel())

@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 
 NONE = np.empty(0, dtype=np.int64)
 LOW_WORD, DECIMAL = np.int64(2**32 - 1), pa.decimal128(38, 0)
-HASHES = 2**20  # number of hashes computed at a time
+HASHES = 2**20  # number of positions that are hashed at a time
 SAMPLE_UNIT = pa.schema(
     [
         ("run_id", pa.int32()), ("kind", pa.string()), ("layer", pa.uint8()), ("unit", pa.uint32()),
@@ -32,8 +32,9 @@ SAMPLE_UNIT = pa.schema(
     ]
 )  # fmt: skip
 
-# (kind of unit, name of the list) → (index of the list in UnitSummary.lists, factor 1 or -1 of the values)
-# The factor -1 turns the lowest values into the largest, because a list keeps the largest values.
+# LISTS: (kind of unit, name of a top list) → (index of the list in UnitSummary.lists, factor of its values).
+# The factor is -1 for the lowest values, because a list keeps the values that are largest after this
+# multiplication.
 LISTS = {
     ("neuron", "high"): (0, 1),
     ("neuron", "low"): (1, -1),
@@ -223,7 +224,7 @@ class WideSums:
 
     def column(self) -> pa.Array:
         """Return the sums as Arrow decimals without a fraction, which DuckDB converts to HUGEINT."""
-        # Each decimal consists of two words of 64 bits, the low word first.
+        # In memory, each Arrow decimal consists of two words of 64 bits, the low word first.
         words = np.stack([(self.high << 32) + self.low, self.high >> 32], axis=-1)
         return pa.Array.from_buffers(DECIMAL, self.high.size, [None, pa.py_buffer(words.tobytes())])
 

@@ -10,13 +10,13 @@ from annotate_transformer.ingest.errors import SettingsError
 from annotate_transformer.ingest.models.model import Model
 
 DEFAULT_CONTEXT = 256
-BATCH_VALUES = 25_000_000  # approximate maximum number of activations and attention values per batch
-LONGEST_LISTS, SHORTEST_LISTS = 100, 20  # lengths between which the default length of a list lies
-SHARD_ROWS = 2_000_000  # approximate number of neuron rows in a shard; they are in memory until the commit
-MOST_CONTEXT = 2**16  # maximum number of tokens in a window; the store keeps their distances in two bytes
+BATCH_VALUES = 25_000_000  # a batch has at most about this many activations and attention probabilities
+LONGEST_LISTS, SHORTEST_LISTS = 100, 20  # the default length of a top list lies between these
+SHARD_ROWS = 2_000_000  # a shard has about this many rows of neurons, in memory until the commit
+MOST_CONTEXT = 2**16  # maximum length of a window; the store has two bytes for the distance of two tokens
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
 LEAST |= {"batch_tokens": 1, "shard_tokens": 1}
-MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # maximum values that fit into the store's columns
+MOST = {"top": 2**16 - 1, "samples": 2**31 - 1}  # maxima of settings: larger values do not fit into the store
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,6 @@ def _batch_tokens(model: Model, context: int) -> int:
 def _shard_tokens(model: Model, keep: Keep) -> int:
     """Return the number of positions, a power of two, with which a shard has about SHARD_ROWS neuron rows."""
     kept = model.d_mlp if keep.neurons is None else min(model.d_mlp, 2 * keep.neurons + 1)
-    kept += model.d_mlp // 19 if keep.coded else 0  # 19 one-byte activations take as much memory as a row
+    kept += model.d_mlp // 19 if keep.coded else 0  # a row takes as much memory as the codes of 19 neurons
     tokens = SHARD_ROWS // (model.n_layers * kept)
     return int(min(65_536, max(1024, 2 ** (max(tokens, 1).bit_length() - 1))))

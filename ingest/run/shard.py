@@ -21,7 +21,7 @@ from annotate_transformer.ingest.run.waiting import WaitingRows
 from annotate_transformer.ingest.run.workers import Annotated
 from annotate_transformer.store.writer import Begun, Writer, limits, passages, portions
 
-MERGED_SHARDS = 8  # once in this number of shards, DuckDB may merge small row groups
+MERGED_SHARDS = 8  # after every 8th shard, DuckDB may merge small row groups
 CURSOR_FIELDS = ("document", "position", "window", "next_window")
 CURSOR_COLUMNS = ("next_document", "document_position", "document_window", "next_window")
 COUNTS = {  # column of base.shard → name of the table whose rows the column counts
@@ -127,8 +127,9 @@ class ShardWriter:
         tables["document"] = pa.Table.from_pylist(shard.documents, schema=DOCUMENT)
         tables["passage"] = passages(shard.documents)
         tables["shard"] = pa.Table.from_pylist([shard.record(cursor, end)])
-        # With --keep-neurons all, the rows of one shard fill a whole row group of base.neuron_code already.
-        # Merging the few rows beyond this row group would make DuckDB write all earlier row groups again.
+        # With --keep-neurons all, do not merge row groups. The rows of one shard already fill a whole row
+        # group of base.neuron_code, with a few rows left over. To merge these few, DuckDB would write all
+        # earlier row groups again.
         merge = shard.number % MERGED_SHARDS == 0 and not self.keep.coded
         self.writer.commit(shard.rows.tables() | tables, merge=merge, run_id=run_id)
         if _is_for_rewriting(shard.number):

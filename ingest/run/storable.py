@@ -26,7 +26,7 @@ def check_storable(
             if not pa.types.is_floating(_leaf(rows[column].type)):
                 continue
             limit, values = limits[table][column], _numbers(rows[column])
-            # If a value is NaN, min and max are NaN and all comparisons are false, so NaN is refused, too.
+            # This refuses NaN, too: if a value is NaN, min and max are NaN, and both comparisons are false.
             if len(values) and not (-limit < values.min() and values.max() < limit):
                 raise _not_storable(tables, table, column, limit, name)
 

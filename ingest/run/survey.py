@@ -48,7 +48,7 @@ def survey_with(corpus: Corpus, tokenizer: Tokenizer, settings: Settings, model:
     special, documents = [np.empty(0, dtype=np.int64)], corpus.read()
     for document in documents:
         if limit and positions >= limit:
-            break  # the remaining documents are only hashed
+            break  # `documents.scan` below only hashes the remaining documents
         counted = tokenizer.count_special(document.text)
         special.append(positions + windowing.special(counted))
         positions += windowing.positions(counted.tokens, counted.begins_with_bos)

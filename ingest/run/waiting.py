@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from annotate_transformer.ingest.run.rows import Identity
 
-# Tables that are sorted, each with the columns by which it is sorted
+# ORDER: name of a table → the columns by which its rows are sorted.
 ORDER = {
     "position": ("position_id",),
     "contribution": ("position_id", "layer"),
     "head_source": ("position_id", "layer", "head", "source_offset"),
     "lens": ("position_id", "layer"),
 }
-BY_UNIT = {"head": "head", "neuron": "neuron"}  # tables that are sorted by layer and by head or neuron
+BY_UNIT = {"head": "head", "neuron": "neuron"}  # table sorted by layer and unit → the column of the unit
 
 
 class WaitingRows:
@@ -109,7 +109,7 @@ class _WaitingTable:
         place = np.empty_like(rows)
         place[there[np.lexsort([-rows[there], there >> 16])]] = np.arange(len(there))
         place, position = place[unit], self["position_id"]
-        del unit  # frees memory: the array has millions of rows
+        del unit  # free the memory of this array, which has millions of entries
         towards = np.where(place % 2, -position, position)
         place <<= 32
         place += towards

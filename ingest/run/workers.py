@@ -97,7 +97,7 @@ def workers_for(annotate: Annotator) -> Iterator[Workers]:
 
     On a CPU, one batch per core is faster than one batch on all cores; a GPU gets one batch at a time.
     """
-    cores = torch.get_num_threads()  # respects OMP_NUM_THREADS and CPU affinity
+    cores = torch.get_num_threads()  # all cores, unless OMP_NUM_THREADS or the CPU affinity allows fewer
     count = min(MOST_WORKERS, cores) if annotate.model.device == "cpu" else 1
     try:
         with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(cores // count,)) as pool:

@@ -18,7 +18,7 @@ from annotate_transformer.ingest.attribution.fast import logits as fast
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.weights.slices import slices
 
-FIRST = 10  # the overlap score compares this many most frequent next tokens with as many top predictions
+FIRST = 10  # the overlap score compares the 10 most frequent next tokens with the 10 most likely ones
 SEED = 0
 
 Floats = NDArray[np.float64]
@@ -44,7 +44,8 @@ def direct_path(model: Model, token_ids: Tensor) -> tuple[Tensor, Tensor]:
     logits = torch.addmm(model.b_U, read, model.W_U)
     if model.logit_cap is not None:
         logits = model.capped(logits, model.mean_logit(read)[:, None])
-    # Compute logsumexp in slices of 16 rows: they fit into the cache, which is three times faster.
+    # Compute logsumexp for 16 rows at a time. 16 rows fit into the CPU's cache, which makes the computation
+    # three times faster.
     return logits, torch.cat([rows.logsumexp(-1) for rows in logits.split(16)])
 
 
@@ -171,8 +172,8 @@ def distances(model: Model, bigrams: Bigrams) -> pd.DataFrame:
         ]
     )
     cosine = inner / (read_norm[bigrams.at] * write_norm[column])
-    # Sum over all pairs of unit vectors â and ŵ, a first and a second token, without computing each pair:
-    # Σ cos = ⟨Σ â, Σ ŵ⟩ and Σ cos² = ⟨Σ â âᵀ, Σ ŵ ŵᵀ⟩.
+    # Each first token has a unit vector â, and each second token a unit vector ŵ. Sum the cosines of all
+    # pairs, and their squares, without computing each pair: Σ cos = ⟨Σ â, Σ ŵ⟩ and Σ cos² = ⟨Σ â âᵀ, Σ ŵ ŵᵀ⟩.
     unit_read, unit_write = read / read_norm[:, None], write / write_norm[:, None]
     all_pairs = {
         "bigrams": len(read) * len(write),

@@ -34,9 +34,10 @@ from annotate_transformer.ingest.weights import rotations
 from annotate_transformer.ingest.weights.bigrams import read_embedding
 from annotate_transformer.ingest.weights.slices import largest, slices
 
-COMPOSITIONS = ("Q", "K", "V")  # kinds of composition: with the queries, keys or values of the later head
+COMPOSITIONS = ("Q", "K", "V")  # composition of an earlier head with a later head's queries, keys or values
 
-# Number of random tokens in a block, of copies of the block in a sequence (Olsson et al. 2022), of sequences
+# Each of SEQUENCES sequences consists of REPEATS copies of a block of REPEATED random tokens (Olsson et al.
+# 2022).
 REPEATED, REPEATS, SEQUENCES = 25, 4, 10
 
 
@@ -67,7 +68,8 @@ def ov_circuit(model: Model, layer: int, head: int, sources: Tensor, k: int) -> 
     parts = []
     for rows in slices(len(sources), model.n_tokens):
         effect = value[rows] @ read
-        above = (effect > effect.gather(1, sources[rows, None])).to(effect.dtype)  # faster to sum than bool
+        # Convert `above` to floats, because floats are faster to sum than bools.
+        above = (effect > effect.gather(1, sources[rows, None])).to(effect.dtype)
         parts.append((*largest(effect, k), above.sum(1) + 1))
     values, tokens, own_rank = (torch.cat(part) for part in zip(*parts, strict=True))
     return Outputs(tokens, values, own_rank.long())
@@ -132,8 +134,9 @@ def skip_trigrams(attention: Tensor, tokens: Tensor, outputs: Outputs, k: int) -
     `attention`, of shape (destination, source): the softmax of `qk_circuit`;
     `outputs`: `ov_circuit` of the same tokens; with at least k outputs per token, the result is exact.
     """
-    # For each source, only the k destinations with the highest attention can be in the result.
-    share, destination = largest(attention.T, min(k, len(tokens)))  # shape (source, k)
+    # Of the skip-trigrams with one source, only those with the k destinations that attend most to the source
+    # can be among the k strongest.
+    share, destination = largest(attention.T, min(k, len(tokens)))  # both of shape (source, k)
     strength = torch.einsum("sd,so->sdo", share, outputs.effect)
     found, index = largest(strength.reshape(1, -1), min(k, strength.numel()))
     source, place, output = torch.unravel_index(index[0], strength.shape)
@@ -250,9 +253,11 @@ class Factors:
         the QR decomposition of an outer factor can replace this factor.
         """
         ov, qk = self.norms()
-        writes = _r(self.W_V) @ self.W_O  # same norms as W_OV; shape (layer, head, d_head, d_model)
-        # Matrices that can replace W_QK, W_QKᵀ and W_OV in a norm, of shape (layer, head, d_model, d_head).
-        # Each comes with the norm of the matrix that it replaces.
+        # `writes`, of shape (layer, head, d_head, d_model), replaces the W_OV of earlier heads: norms of
+        # products with it are the same.
+        writes = _r(self.W_V) @ self.W_O
+        # `reads` has matrices of shape (layer, head, d_model, d_head). They replace the W_QK, W_QKᵀ and W_OV
+        # of later heads in the same way. Each comes with the norm of the matrix that it replaces.
         reads = (
             (self.W_Q @ _r(self.W_K).mT, qk),
             (self.W_K @ _r(self.W_Q).mT, qk),

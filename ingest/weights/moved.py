@@ -35,7 +35,7 @@ def moved(
     through = model.W_O[layer, head] @ of_attn * attention[at]
     read = model.centred(model.W_V[layer, head] @ through) / model.scale(residual[at])
     names, written = written_before(model, forward, ids, layer, at)
-    # Leave out whole MLPs, because each of their neurons gets its own value.
+    # Leave out the terms of whole MLPs, because each of their neurons gets a value of its own.
     effects = dict(zip(names, (written * read).double().sum(-1), strict=True))
     values = {name: effect for name, effect in effects.items() if name.component != "mlp"}
     neurons = [

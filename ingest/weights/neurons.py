@@ -67,7 +67,8 @@ def from_heads(model: Model, W: Tensor, layer: int, k: int) -> tuple[Tensor, Ten
     neuron has σ = 1. Returns weights and sources, both of shape (neuron, k);
     source = head's layer · n_heads + head.
     """
-    # In a parallel block a head cannot feed the neurons of its own layer.
+    # In a parallel block, the MLP does not read the output of attention. So a head cannot feed the neurons of
+    # its own layer.
     heads = model.W_O[: layer if model.parallel_residual else layer + 1].flatten(0, 1)
     weight = heads.new_empty(model.d_mlp, len(heads))
     for head, W_O in enumerate(heads):
@@ -86,7 +87,7 @@ def from_neurons(model: Model, W: Tensor, layer: int, k: int) -> tuple[Tensor, T
     W_out = model.W_out[:layer].flatten(0, 1)
     weights, sources = [], []
     for rows in slices(model.d_mlp, len(W_out)):
-        weight = W[:, rows].T @ W_out.T  # shape (neuron, source)
+        weight = W[:, rows].T @ W_out.T  # shape (neuron, earlier neuron)
         _, source = largest(weight.abs(), min(k, len(W_out)))
         weights.append(weight.gather(1, source))
         sources.append(source)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from annotate_transformer.ingest.models.model import Model
 
-ROTATIONS = 8  # number of random rotations per head, for scores that are computed from eigenvalues
+ROTATIONS = 8  # number of random rotations per head, for the null of a score that comes from eigenvalues
 RANDOM_DIRECTIONS = 256  # number of random directions, for the null distribution of the largest congruence
 SEED = 0
 SMALLEST = 1e-30  # minimum stored p-value; it replaces smaller p-values
@@ -39,7 +39,9 @@ def random_rotations(dimensions: int, rank: int, draws: int, seed: int = SEED) -
     """
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(draws, dimensions, rank, generator=generator, dtype=torch.float64)
-    # Q of the QR decomposition of normal numbers is Haar-distributed only if R's diagonal is made positive.
+    # For random normal numbers, the factor Q of the QR decomposition is uniformly (Haar) distributed only if
+    # the diagonal of R is positive. So change the sign of each column of Q whose diagonal entry in R is
+    # negative.
     orthogonal, triangle = torch.linalg.qr(normal)
     rotations: Tensor = (orthogonal * triangle.diagonal(dim1=-2, dim2=-1).sign()[:, None])[:, :rank]
     return rotations
@@ -114,7 +116,8 @@ def share_std(singular: Tensor, dimensions: int, draws: int = ROTATIONS, seed: i
     )
     trace = eigenvalues.real.sum(-1)  # shape (layer, head, draw)
     square = (trace / eigenvalues.abs().sum(-1)).square()
-    known = trace.square() * dimensions / singular.square().sum(-1, keepdim=True)  # control variate of mean 1
+    # `known` is the control variate. Its true mean is 1.
+    known = trace.square() * dimensions / singular.square().sum(-1, keepdim=True)
     apart = known - known.mean(-1, keepdim=True)
     slope = (square * apart).sum(-1) / apart.square().sum(-1)
     variance = square.mean(-1) - slope * (known.mean(-1) - 1)

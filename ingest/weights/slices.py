@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-CELLS = 2**24  # maximum number of cells of a matrix product in memory: 64 MB in float32
+CELLS = 2**24  # maximum number of cells of a matrix product in memory; in float32 they take 64 MB
 
 
 def slices(rows: int, columns: int) -> Iterator[slice]:

@@ -30,8 +30,8 @@ from annotate_transformer.store.writer import Vocabulary, Writer
 LIBRARIES = ("torch", "transformer-lens", "transformers", "numpy")
 DIRECTIONS = pa.array(["promotes", "suppresses"])
 LONGEST = 1000  # maximum of --top, the number of entries in a list
-FREQUENT = 256  # number of most frequent tokens for which the circuits of heads are computed
-DISTANCES = 64  # number of distances, from 0 on, for which attention scores are computed
+FREQUENT = 256  # heads' circuits are computed for this number of the most frequent tokens
+DISTANCES = 64  # attention scores are computed for distances 0 … 63 between query and key
 
 
 @dataclass

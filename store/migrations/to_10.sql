@@ -1,9 +1,9 @@
--- From schema version 9 to 10.
--- Since version 10, model.config, weights.congruence_mean and weights.congruence_std may be NULL.
+-- Upgrade a store from schema version 9 to 10. Since version 10, the columns model.config, weights.congruence_mean and
+-- weights.congruence_std may be NULL.
 
 -- name: bigram_agreement
--- Version 9 counted bigrams of special tokens even if the run's lists exclude special tokens. The rows of such runs are
--- dropped; `annotate weights` computes them again.
+-- Copy the rows of the runs whose bigram counts are right. Version 9 counted bigrams with special tokens even in runs
+-- that exclude special tokens. The rows of runs with this mistake are left out; `annotate weights` computes them again.
 FROM v9.bigram_agreement WHERE run_id NOT IN ({with_special})
 
 -- name: bigram_distance

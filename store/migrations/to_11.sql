@@ -1,10 +1,10 @@
--- From schema version 10 to 11.
--- In version 11, the kinds of units (neuron, head) are an enum, sums are stored as integer numbers of small steps
--- such as 2^-26, a model has a family, and each table has the name of the view that reads it.
+-- Upgrade a store from schema version 10 to 11. Version 11 stores the kind of a unit (neuron or head) as an enum, each
+-- sum as an integer number of small steps (such as 2^-26), and the family of a model. Each table is now named after the
+-- view that reads it.
 
 -- name: model
--- Versions up to 10 could read only GPT-NeoX models.
--- If config.json was not recorded, the activation function is that of Pythia (GELU).
+-- Before version 11, only GPT-NeoX models could be read, so all stored models are of this family. If a model's
+-- config.json was not recorded, its activation function is set to GELU, the function of Pythia.
 SELECT *, 'gpt_neox' AS family, 'LayerNorm' AS norm, upper(coalesce(config->>'hidden_act', 'gelu')) AS activation FROM v10.model
 
 -- name: position
@@ -17,8 +17,8 @@ SELECT * REPLACE (split_part(kind::VARCHAR, '_', 1) AS kind), split_part(kind::V
 SELECT * REPLACE (split_part(kind::VARCHAR, '_', 1) AS kind), split_part(kind::VARCHAR, '_', 2) AS list FROM v10.list_entry
 
 -- name: head_offset
--- Version 10 stored sums that were computed in float32. This query computes them again from the stored rows.
--- The sums are now exact, because the rows have integers and decimals.
+-- Compute the sums of head effects again from the stored rows. Version 10 added them in float32, with rounding errors.
+-- The sums computed here are exact, because the values of the rows are integers and decimals.
 SELECT h.run_id, h.layer, h.head, h.source_offset, count(*) AS positions, sum(h.attention) AS attention,
        count(h.toward_next) AS effects, sum(h.toward_next) AS effect
 FROM v10.head_effect h
@@ -29,8 +29,8 @@ WHERE r.status = 'finished' AND (NOT t.is_special OR coalesce((r.settings->>'spe
 GROUP BY h.run_id, h.layer, h.head, h.source_offset ORDER BY h.run_id, h.layer, h.head, h.source_offset
 
 -- name: unit_stat
--- In version 11, sums are in steps of 2^-26 and sums of squares in steps of 2^-20.
--- The old sums are rounded to these steps.
+-- Round the old sums to whole steps. Version 11 stores a sum as a number of steps of 2^-26, and a sum of squares as a
+-- number of steps of 2^-20.
 SELECT * EXCLUDE (is_head) REPLACE (
     round(total * 67108864)::HUGEINT AS total, round(squares * 1048576)::HUGEINT AS squares,
     round(effect * 67108864)::HUGEINT AS effect, round(effect_abs * 67108864)::HUGEINT AS effect_abs

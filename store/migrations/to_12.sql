@@ -1,1 +1,2 @@
--- From schema version 11 to 12. Version 12 records checksums, which store/upgrade.py computes for the converted rows.
+-- Upgrade a store from schema version 11 to 12. Version 12 adds checksums of the rows. This file has no query, because
+-- store/upgrade.py computes the checksums after it has copied the rows.

@@ -1,1 +1,2 @@
--- From schema version 13 to 14. Version 14 has the table ablation_effect, which is empty at first.
+-- Upgrade a store from schema version 13 to 14. Version 14 adds the table ablation_effect, which is empty in an
+-- upgraded store. This file has no query, because the tables of version 13 are copied unchanged.

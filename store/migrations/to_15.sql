@@ -1,1 +1,2 @@
--- From schema version 14 to 15. Version 15 has the tables of contrasts, which are empty at first.
+-- Upgrade a store from schema version 14 to 15. Version 15 adds the tables of contrasts, which are empty in an upgraded
+-- store. This file has no query, because the tables of version 14 are copied unchanged.

@@ -1,8 +1,10 @@
--- From schema version 8 to 9. The tables of version 8 are in the database schema v8.
--- Each table that differs in version 9 has a query here.
+-- Upgrade a store from schema version 8 to 9. During the upgrade, the tables of version 8 are in the database schema
+-- v8. Each query returns the rows of one table of version 9 and has the name of that table. A table without a query
+-- here is copied unchanged.
 
 -- name: tokenizer
--- Version 8 could read only byte-level BPE tokenizers; the bytes of their tokens spell the normalised text (NFC).
+-- Version 8 could read only byte-level BPE tokenizers. The bytes of their tokens give the text after Unicode
+-- normalisation, which the column `spells` records as NFC.
 SELECT *, 'NFC' AS spells FROM v8.tokenizer
 
 -- name: token
@@ -10,17 +12,20 @@ SELECT *, regexp_full_match(token, '<\|\w+\|>|</?(s|pad|unk|mask)>|\[(CLS|SEP|PA
 FROM v8.token
 
 -- name: model
--- Version 8 did not record the model's configuration. Version 9 compares configurations; NULL matches any configuration.
+-- Set `config` to NULL, because version 8 did not record the model's configuration. When version 9 looks for a stored
+-- model with a certain configuration, NULL matches every configuration.
 SELECT *, NULL::VARCHAR AS config FROM v8.model
 
 -- name: run
--- In version 8, lists and statistics include special tokens.
--- Version 8 also parsed special tokens that are written out in a text.
+-- Add two settings that version 8 did not have, with the values that describe what version 8 always did. It included
+-- special tokens in top-k lists and statistics (special_in_lists). If a text contained a special token in writing, such
+-- as <|endoftext|>, version 8 read it as that token (parse_special).
 SELECT * REPLACE (json_merge_patch(settings, '{"special_in_lists": true, "parse_special": true}') AS settings) FROM v8.run
 
 -- name: shard
--- Version 8 had no worst_closure_ratio.
--- This query computes an upper bound of the ratio, because closure_bound is at least 1e-4.
+-- Version 8 did not store worst_closure_ratio, the largest ratio of a closure error to closure_bound. This query
+-- computes an upper bound of the ratio: closure_bound is at least 1e-4, so the ratio is at most the largest closure
+-- error divided by 1e-4.
 SELECT s.*, s.worst_closure / 1e-4 AS worst_closure_ratio,
        (SELECT count(*) FROM v8.position p JOIN v8.run r ON r.run_id = p.run_id JOIN v8.model m ON m.model_id = r.model_id
         JOIN v9.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
@@ -28,8 +33,8 @@ SELECT s.*, s.worst_closure / 1e-4 AS worst_closure_ratio,
 FROM v8.shard s ORDER BY s.run_id, s.shard
 
 -- name: position
--- A character that the tokenizer dropped belongs to the token before it.
--- If there is no token before it, the character belongs to the first token.
+-- Extend the character spans of tokens to the characters that the tokenizer dropped. A dropped character belongs to the
+-- token before it or, if there is none, to the first token of the document.
 WITH placed AS (
     SELECT p.run_id, p.position_id, p.char_start,
            lag(p.position_id) OVER of_document IS NULL AS is_first_of_text,
@@ -47,8 +52,8 @@ FROM v8.position p LEFT JOIN moved m ON m.run_id = p.run_id AND m.position_id = 
 ORDER BY p.run_id, p.position_id
 
 -- name: unit_stat
--- Version 8 stored sums of head effects that were computed in float32. This query computes them again from the rows.
--- The sums are now exact, because the rows have integer numbers of steps of 2^-23.
+-- Compute the sums of head effects again from the stored rows. Version 8 added them in float32, with rounding errors.
+-- The sums computed here are exact, because each row has its effect as an integer number of steps of 2^-23.
 WITH summed AS (
     SELECT run_id, layer, head AS unit, sum(effect) AS total, sum(abs(effect)) AS total_abs, sum(effect * effect) AS squares
     FROM (SELECT run_id, layer, head, toward_next::DOUBLE / 8388608 AS effect FROM v8.head_effect) GROUP BY ALL
@@ -59,7 +64,8 @@ FROM v8.unit_stat u LEFT JOIN summed h ON u.is_head AND h.run_id = u.run_id AND 
 ORDER BY u.run_id, u.is_head, u.layer, u.unit
 
 -- name: weights
--- Version 8 drew no random directions or rotations, so it had no null distributions.
+-- Version 8 had no null distributions, which version 9 computes from random directions and rotations. So the numbers of
+-- directions and of rotations are 0 here, and the mean and std of the congruence's null distribution are NULL.
 SELECT w.*, m.d_model - 1 AS dimensions, 0 AS rotations, 0 AS directions, NULL::FLOAT AS congruence_mean, NULL::FLOAT AS congruence_std
 FROM v8.weights w JOIN v8.model m USING (model_id) ORDER BY w.model_id
 
@@ -73,8 +79,9 @@ SELECT *, NULL::FLOAT AS copying_z, NULL::FLOAT AS matching_z FROM v8.head_weigh
 SELECT * EXCLUDE (baseline), NULL::FLOAT AS z, NULL::FLOAT AS p FROM v8.composition
 
 -- name: head_prompt
--- A held-out prompt stops being held out if one of its near-duplicates is not held out. Near-duplicates of
--- near-duplicates count, too.
+-- From version 9 on, prompts that are near-duplicates of each other are all held out, or none of them is. So a held-out
+-- prompt stops being held out if one of its near-duplicates is not held out. Near-duplicates of near-duplicates count
+-- as near-duplicates, too.
 WITH RECURSIVE place AS (
     SELECT run_id, layer, neuron, prompt, first_position_id + unnest(range(position_id - first_position_id + 1)) AS position_id
     FROM v8.neuron_occurrence SEMI JOIN v8.head_prompt USING (run_id, layer, neuron, prompt)

@@ -15,7 +15,7 @@ from annotate_transformer.store.names import head_name, neuron_name, parse, unit
 
 TITLE, ICON, PLACE = "Compare", "compare_arrows", 70
 
-MOST = 100  # maximum number of rows in each table of the largest changes
+MOST = 100  # maximum number of rows in each table of the largest changes between two runs
 TOWARD = {"next": "the next token", "top": "each run's own top prediction"}
 
 

@@ -11,7 +11,9 @@ from annotate_transformer.store.contrasts import KINDS, LEAST_ACCURACY
 TITLE, ICON, PLACE = "Contrasts", "balance", 65
 ROWS = 20  # number of heads, neurons or components shown for each group of documents
 LEAST_PERCENT = round(100 * LEAST_ACCURACY)
-LIMITS = (0, 50, 80, 90, 95, 100)  # minimum accuracies, in percent, from which the user can choose
+# LIMITS: the user chooses one of these accuracies, in percent. Heads, neurons or components are ranked only
+# in groups of documents in which the model has at least this accuracy.
+LIMITS = (0, 50, 80, 90, 95, 100)
 
 
 def show() -> None:

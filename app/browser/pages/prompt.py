@@ -10,8 +10,9 @@ TITLE, ICON, PLACE = "Prompt", "edit_note", 90
 
 CHARACTERS = 2000  # maximum number of characters of a prompt, because every token's URL contains the prompt
 
-# The quantities by which a prompt can be coloured. Direct effects are left out, because the decomposition
-# below the prompt uses the same URL parameters (`head` and `toward`).
+# COLOURS: the quantities by which the tokens of a prompt can be coloured. Direct effects are not among them,
+# because choosing a colour would set the URL parameters `head` and `toward`, which the decomposition below
+# the prompt uses, too.
 COLOURS = (
     "loss",
     "rank",
@@ -20,7 +21,8 @@ COLOURS = (
     "lens",
 )
 
-RUN, LAST = 1, links.LARGEST  # a prompt's store: id of its only run, and an upper bound of the position_ids
+# In the store of a prompt, RUN is the id of the only run, and no position_id is greater than LAST.
+RUN, LAST = 1, links.LARGEST
 
 
 def show() -> None:
@@ -41,7 +43,9 @@ def show() -> None:
 def _asked() -> str:
     """Show a text box for the prompt, and return the prompt in the URL."""
     prompt = links.text("text") or ""
-    key = f"prompt {hash(prompt)}"  # a new prompt in the URL makes a new box, which shows the prompt
+    # Streamlit keeps what the user typed into a box as long as the box has the same key. The key contains a
+    # hash of the prompt in the URL, so a new prompt in the URL makes a new box, which shows the new prompt.
+    key = f"prompt {hash(prompt)}"
     with st.form("ask", border=False):
         st.text_area(
             "A text for the run's model", prompt[:CHARACTERS], key=key, height=80, max_chars=CHARACTERS,

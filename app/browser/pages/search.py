@@ -32,10 +32,10 @@ EXAMPLES = [
     ("conditions", "next_rank > 10 and entropy < 1", "positions where the model was sure and wrong"),
     ("conditions", 'L0N0 > 0.5 and next_token = " the"', "positions where a neuron is active before a token"),
 ]
-MOST = 1000  # maximum number of occurrences that a search returns; the facets count only these
+MOST = 1000  # maximum number of occurrences that a search returns; the facets count only these occurrences
 LINES = 50  # number of occurrences on a page of results, unless the URL has ?limit=
 VALUES = 12  # maximum number of values shown in a facet
-KEYS = 4  # maximum number of metadata keys with a facet
+KEYS = 4  # maximum number of metadata keys for which a facet is shown
 
 
 def show() -> None:
@@ -120,7 +120,7 @@ def _token(run: int, written: str, filters: list[Condition]) -> None:
             f"No token is exactly {visible(token)}. A word may be several tokens: search for it as text."
         )
         return
-    if filters or len(exact) > 1:  # several tokens have the text � if they are parts of characters
+    if filters or len(exact) > 1:  # tokens that are each a part of a character all have the text �
         where = conditions.written([Condition("token", "=", token), *filters])
         hits = answers.search(where, run, MOST)
     else:
@@ -192,7 +192,8 @@ def _places(
         unknown = f" {hits.attrs['note']}." if hits.attrs.get("note") else ""
         _nothing(why_none + more + unknown)
         return
-    # A row of Store.phrase has no `token` and no `position_id`: use its text and its first_position_id.
+    # The rows of Store.phrase have no columns `token` and `position_id`: their `text` and `first_position_id`
+    # are shown instead.
     shown = {"token": hits["text"]} | dict(hits.rename(columns={"first_position_id": "position_id"}).items())
     positions = [int(number) for number in shown["position_id"]]
     facets = answers.asked("facets", run=run, positions=positions)

@@ -18,7 +18,7 @@ from annotate_transformer.store.restricted import RefusedQuery
 TITLE, ICON, PLACE = "SQL", "database", 80
 
 LONGEST_QUERY = 20_000  # maximum number of characters of a query, because the URL contains the query
-SHOWN = 200  # maximum number of rows shown on the page
+SHOWN = 200  # maximum number of rows of an answer that are shown on the page
 LONGEST_CELL = 200
 MOST_BARS = 60
 CODE = "<style>.stTextArea textarea { font-family: var(--st-code-font, monospace); }</style>"

@@ -17,9 +17,9 @@ from annotate_transformer.store.names import parse, unit_name
 
 TITLE, ICON, PLACE = "Text", "article", 20
 
-TOKENS = 1500  # maximum number of tokens on a page; a browser draws this many quickly
-BEFORE = 300  # number of tokens shown before the position in the URL
-DOCUMENTS = 200  # maximum number of documents in the select box
+TOKENS = 1500  # maximum number of tokens on a page: a browser can draw this many quickly
+BEFORE = 300  # number of tokens that are shown before the position that the URL names
+DOCUMENTS = 200  # maximum number of documents in the box in which the user selects a document
 COLOURS = {
     "loss": "loss", "rank": "rank of the next token", "entropy": "entropy of the prediction",
     "neuron": "a neuron's activation", "head": "a head's direct effect",

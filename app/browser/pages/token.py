@@ -30,10 +30,10 @@ from annotate_transformer.store.question import largest_first
 
 TITLE, ICON, PLACE = "Token", "target", 30
 
-WINDOW = 400  # maximum number of tokens shown before the position, in the text coloured by the heads' sources
+WINDOW = 400  # maximum number of tokens before the position in the text coloured by the heads' sources
 SENT = 100  # maximum number of rows in the table of effects on later positions
-PAIRS = 20  # maximum number of pairs of components shown for an attention score
-FOLLOWERS = 10  # rows: this many likeliest next tokens by the direct path, and this many most frequent ones
+PAIRS = 20  # maximum number of pairs of components that are shown as parts of an attention score
+FOLLOWERS = 10  # number of next tokens listed by the direct path; as many are listed by count in the run
 
 
 def show() -> None:
@@ -77,7 +77,9 @@ def taken_apart(run: int, at: "pd.Series[Any]") -> None:
 def _check_run(run: int, number: int) -> None:
     wanted = links.number("run")
     if wanted is not None and wanted != run:
-        parts.run()  # raises NoSuchRun if the run in the URL does not exist
+        # `parts.run` raises NoSuchRun if the run in the URL does not exist. If it exists, the position
+        # belongs to another run, and BadLink is raised.
+        parts.run()
         raise links.BadLink(f"Position {number} belongs to run {run}, not to run {wanted}.")
 
 

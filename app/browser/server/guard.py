@@ -11,9 +11,9 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-NAMES = ("127.0.0.1", "localhost", "[::1]")  # names of this machine, as a browser writes them in Host
+NAMES = ("127.0.0.1", "localhost", "[::1]")  # this machine's names, as browsers write them in the header Host
 
-# Any port is allowed in Host: through an SSH tunnel, the browser sends the port of the tunnel.
+# HOST matches a name in NAMES with any port: through an SSH tunnel, the browser sends the port of the tunnel.
 HOST = re.compile(f"(?:{'|'.join(map(re.escape, NAMES))})(?::[0-9]{{1,5}})?", re.IGNORECASE)
 REFUSAL = (
     "This address is not the app's. Open the address that `annotate app` printed; it begins with "
@@ -36,7 +36,7 @@ class Guard:
         if scope["type"] == "lifespan" or is_ours(scope["headers"]):
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
-            # A WebSocket that is closed before it is accepted gets HTTP status 403.
+            # The server answers with HTTP status 403 if a WebSocket is closed before it is accepted.
             await send({"type": "websocket.close", "code": 1008})
         else:
             headers = [(b"content-type", b"text/plain; charset=utf-8")]

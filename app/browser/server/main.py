@@ -16,11 +16,13 @@ def main() -> None:
     shown = {name: st.Page(module.show, title=module.TITLE, url_path=name, default=name == first)
              for name, module in modules.items()}  # fmt: skip
     page = st.navigation([*shown.values()], position="hidden")
-    run = parts.known_run()  # goes into the navigation's links, so that the other pages show the same run
+    # The run goes into the links to the other pages, so that they show the same run.
+    run = parts.known_run()
     with st.sidebar:
         st.subheader("Annotate Transformer", anchor=False)
         for name, module in modules.items():
-            # st.Page gets no icon, because Streamlit would fetch it for the browser's tab from another host.
+            # Only the link gets the icon. If st.Page had it, Streamlit would fetch it from another host for
+            # the browser's tab.
             icon = f":material/{module.ICON}:"
             st.page_link(shown[name], icon=icon, query_params=run, width="stretch")
         linked.show(f"<i>{escape(answers.path().name)}</i>", key="store")

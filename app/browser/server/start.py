@@ -16,7 +16,7 @@ from annotate_transformer.app.browser.server.guard import NAMES, Guard
 from annotate_transformer.store.errors import AnnotateError, EmptyStore
 
 HOST = "127.0.0.1"
-OPEN_SECONDS = 0.2  # seconds from the app's start until the browser opens; by then the server answers
+OPEN_SECONDS = 0.2  # seconds from the app's start until the browser is opened; by then the server answers
 
 
 class PortTaken(AnnotateError):
@@ -43,7 +43,9 @@ def start(db: Path, port: int, *, open_browser: bool) -> None:
         yield
 
     script = str(Path(__file__).with_name("main.py"))
-    sys.argv = [script]  # otherwise Streamlit would put the folder of the command `annotate` into sys.path
+    # sys.argv is replaced because Streamlit would put the folder of sys.argv[0], the command `annotate`, into
+    # sys.path.
+    sys.argv = [script]
     with suppress(KeyboardInterrupt):
         app = streamlit.App(script, lifespan=serving, middleware=[Middleware(Guard)])
         app.run(config=_options(port))
@@ -54,7 +56,7 @@ def _options(port: int) -> dict[str, Any]:
     return {
         "server.address": HOST,
         "server.port": port,
-        "server.headless": True,  # Streamlit opens no browser, because `serving` does
+        "server.headless": True,  # Streamlit must not open the browser, because `serving` opens it
         "server.fileWatcherType": "none",
         "server.allowedHosts": [name.strip("[]") for name in NAMES],
         "server.enableCORS": True,
@@ -66,10 +68,10 @@ def _options(port: int) -> dict[str, Any]:
         "browser.serverAddress": HOST,  # otherwise Streamlit asks another host for this machine's address
         "browser.serverPort": port,
         "browser.gatherUsageStats": False,
-        "client.allowedOrigins": [],  # a site that shows the app in a frame cannot send commands to the app
+        "client.allowedOrigins": [],  # another site that shows the app in a frame cannot send it commands
         "client.showErrorDetails": "none",
         "client.toolbarMode": "viewer",
-        "client.disableDataExport": True,  # Streamlit's own CSV may contain spreadsheet formulas
+        "client.disableDataExport": True,  # hides Streamlit's CSV download, which may contain formulas
     }
 
 

@@ -30,8 +30,8 @@ def ablate(
     by: Annotated[
         str,
         typer.Option(
-            help="Replace outputs by zero, by their mean over positions of the run, or by their values at "
-            "random positions (resample).",
+            help="Replace outputs by zero, by their mean over random windows of the run, or by their values "
+            "at random positions (resample).",
             metavar="zero|mean|resample",
         ),
     ] = "zero",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(rich_markup_mode=None)
 Of = TypeVar("Of", "Neuron", "Head")
-Frames = dict[str, Any]  # DataFrames by the name that they have in the JSON output
+Frames = dict[str, Any]  # maps the name of a DataFrame in the JSON output to the DataFrame
 
 
 @commands.command(epilog="Example: annotate neuron L3N7 --db demo.duckdb")

@@ -94,7 +94,7 @@ def _entropy(p: Floats, exponent: Floats, mantissa: Codes) -> np.float32:
     """
     codes, m = p.view(np.int32), mantissa.view(np.float32)
     for i in range(len(p)):
-        # Choose e so that m lies in [√½, √2), where the polynomial for log m is accurate.
+        # Write p[i] as m · 2^e with m in [√½, √2), because the polynomial for log m is accurate only there.
         code = np.int32(codes[i] + np.int32(BIAS * OCTAVE - ROOT_HALF))
         exponent[i] = np.float32(np.int32(code >> np.int32(23)) - BIAS)
         mantissa[i] = np.int32(np.int32(code & MANTISSA) + ROOT_HALF)

@@ -25,19 +25,25 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-Codes = NDArray[np.int32]  # the bits of float32 numbers, read as int32
+Codes = NDArray[np.int32]  # float32 numbers whose 32 bits are read as an int32
 
-BLOCK = 32  # values per block; loops skip a block if its maximum is too small for the list of the largest
+# BLOCK: number of values in a block. A loop that collects the largest values of a row skips a block whose
+# maximum is too small to be one of them.
+BLOCK = 32
 
-# With these flags the compiler may reorder a sum. It cannot vectorise a sum whose order is fixed.
+# MATH: flags with which the compiler may add the terms of a sum in another order. Without them it could not
+# vectorise a sum.
 MATH = {"nnan", "nsz", "reassoc", "contract"}
 
 SIZE, NEGATIVE_ZERO = np.int32(2**31 - 1), np.int32(-(2**31))
 OCTAVE, BIAS = np.int32(1 << 23), np.int32(127)
-MANTISSA, ROOT_HALF = np.int32((1 << 23) - 1), np.int32(0x3F3504F3)  # ROOT_HALF: the bits of √½ as int32
+# MANTISSA is a mask of the 23 mantissa bits of a float32. ROOT_HALF is the float32 √½, with its bits read as
+# an int32.
+MANTISSA, ROOT_HALF = np.int32((1 << 23) - 1), np.int32(0x3F3504F3)
 ONE, TWO, HALF = np.float32(1), np.float32(2), np.float32(0.5)
 LOG_2, LOG2_E, LOWEST_POWER = np.float32(log(2)), np.float32(1 / log(2)), np.float32(-126)
-# Coefficients of 2^x = Σ (x log 2)^n / n! up to n = 7; the error is below 5e-9 for |x| ≤ ½
+# E0 … E7: coefficients of the series 2^x = Σ (x log 2)^n / n!, cut after n = 7. The error is below 5e-9 for
+# |x| ≤ ½.
 E0, E1, E2, E3, E4, E5, E6, E7 = (np.float32(log(2) ** n / factorial(n)) for n in range(8))
 THIRD, FIFTH, SEVENTH = np.float32(1 / 3), np.float32(1 / 5), np.float32(1 / 7)
 
@@ -47,5 +53,5 @@ def compiled(function: Callable[..., Any]) -> Any:
     options: dict[str, Any] = {"nogil": True, "fastmath": MATH, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for the cache is writable, so each process compiles the function
+    except RuntimeError:  # numba found no writable folder for its cache, so compile without a cache
         return njit(**options)(function)

@@ -37,7 +37,8 @@ from annotate_transformer.ingest.attribution.summaries import (
 )
 from annotate_transformer.ingest.attribution.unembed import RunningPrediction
 
-# The exponent and the first mantissa bit of the float32 number 2 ** LOWEST_EXPONENT, read as one integer
+# LOWEST: the exponent bits and the first mantissa bit of the float32 number 2 ** LOWEST_EXPONENT, read as one
+# integer. This number is the smallest edge above 0 of the histograms.
 LOWEST = 2 * (127 + LOWEST_EXPONENT)
 
 
@@ -77,7 +78,7 @@ class CompiledSelection(Selection):
             count=torch.full(units, len(post)),
             total=total.long(),
             squares=squares.long(),
-            minimum=minimum + 0.0,  # turns -0.0 into 0.0, as in the torch version
+            minimum=minimum + 0.0,  # turns -0.0 into 0.0, so that the result equals that of `summaries`
             maximum=maximum + 0.0,
             positive=positive,
             histogram=histogram,

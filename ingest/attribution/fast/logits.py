@@ -57,8 +57,9 @@ def absorb_logits(
             top_id[p] = start + i
         raised = max(maximum[p], largest if real == n else max(largest, _maximum(row[real:], scale)))
         shrink = np.exp(maximum[p] - raised)
-        # Compute e^x as 2^y with y = x log₂ e. The integer part of y becomes the exponent bits of the result.
-        # A polynomial computes 2 to the power of the fractional part.
+        # Compute e^x as 2^y with y = x log₂ e. Split y into the nearest integer and a rest between -½ and ½.
+        # The integer becomes the exponent bits of the result, and a polynomial computes 2 to the power of the
+        # rest.
         for i in range(n):
             x = max((row[i] - raised) * LOG2_E, LOWEST_POWER)
             whole = np.floor(x + HALF)

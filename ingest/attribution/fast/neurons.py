@@ -26,8 +26,9 @@ def strongest_of_row(row: Codes, keys: Codes, ids: Codes) -> None:
     Values and keys are float32 read as int32 (`attribution.fast.bits`).
     """
     last = len(keys) - 1
-    # `keys` still has the largest values of the previous row. Half of the smallest of them is the threshold.
-    # If too few values of this row exceed the threshold, scan the row again without one.
+    # To save time, skip all values up to a threshold: half of the smallest value in `keys`, which still holds
+    # the largest values of the previous row. If fewer values of this row exceed the threshold than `keys` has
+    # room for, scan the row again without a threshold.
     floor = max(np.int32(-1), np.int32(keys[last] - OCTAVE))
     while True:
         keys[:] = -1
@@ -140,7 +141,7 @@ def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
     histogram, bins = np.zeros((U, 2 * (magnitudes + 1)), np.int32), np.empty(U, np.int32)
     for p in range(P):
         row, code = values[p], values[p].view(np.int32)
-        for u in range(U):  # a loop for each statistic, because one loop for all cannot be vectorised
+        for u in range(U):  # each statistic has its own loop, because one loop for all cannot be vectorised
             total[u] += np.rint(np.float64(row[u]) * A_VALUE)
         for u in range(U):
             squares[u] += np.rint(np.float64(row[u]) * np.float64(row[u]) * A_SQUARE)

@@ -39,8 +39,8 @@ FAMILIES: tuple[Family, ...] = (
     Llama(), Mistral(), Qwen2(), Qwen3(), Phi3(), Gemma(), Gemma2(), Gemma3(),
 )  # fmt: skip
 
-# Architectures that are refused (patterns of their names), each with the reason. Their predictions are not
-# sums of the terms that the store has.
+# REFUSED: patterns of the names of architectures that are refused, each with the reason. The predictions of
+# these architectures are not sums of the terms that the store has.
 REFUSED = {
     "moe|mixtral|gpt_?oss|deepseek": "in it, a token passes only some of the experts of a layer",
     "t5|bart|marian|pegasus|whisper": "it has an encoder beside the decoder",

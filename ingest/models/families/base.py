@@ -77,9 +77,9 @@ ROPE: Mapping[str, Setting] = {
     "rope_scaling": OBJECT,
     "rope_theta": NUMBER,
 }
-# Settings that are left out of a model's identity, because other parts of it say the same:
-# rope_parameters, into which transformers converts the rotary settings, and the weights, which show whether
-# the embeddings are tied.
+# LEGACY: settings that are left out of a model's identity, because other parts of the identity say the same.
+# The setting rope_parameters says the same as the rotary settings, which transformers converts into it. The
+# weights show whether the embeddings are tied.
 LEGACY = (
     "rope_scaling", "rope_theta", "partial_rotary_factor", "rotary_pct", "rotary_emb_base",
     "rope_local_base_freq", "tie_word_embeddings",
@@ -142,7 +142,7 @@ class Family(ABC):
         names = [name for name in self.settings if name not in LEGACY]
         return {name: getattr(config, name) for name in names if hasattr(config, name)}
 
-    def check_settings(self, given: Given) -> None:  # noqa: B027 (empty: most families have nothing to check)
+    def check_settings(self, given: Given) -> None:  # noqa: B027 (not abstract: most families check nothing)
         """Raise ModelError if a setting asks for a variant of the architecture that cannot be annotated."""
 
     def _check_heads(self, given: Given, read: Mapping[str, Any], names: Mapping[str, str]) -> None:
@@ -197,7 +197,8 @@ class Family(ABC):
         """Apply an RMSNorm with the multiplier `weight` to a head's queries or keys, of shape (…, d_head)."""
         return vectors / RMS_NORM.scale(vectors, eps)[..., None] * weight
 
-    # The next methods say how an attention score depends on the distance between query and key (QK circuit).
+    # The next methods say how an attention score depends on the distance between query and key. The QK
+    # circuit needs them.
 
     def attention_scale(self, model: Parts) -> float:
         """Return the factor by which the product of query and key is multiplied in an attention score."""

@@ -54,7 +54,7 @@ class GPTNeoX(Family):
         "hidden_act": ACTIVATION,
         **ROPE,
     }
-    # A pattern for names of buffers that transformers saved until 2023.
+    # `obsolete` matches the names of buffers that transformers saved beside the weights until 2023.
     obsolete = (
         r"gpt_neox\.(layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)|rotary_emb\.inv_freq)"
     )
@@ -176,7 +176,7 @@ class BLOOM(NotRotary):
         "layer_norm_epsilon": NUMBER,
         **TIED,
     }
-    CONTEXT = 2048  # number of positions in training; ALiBi itself has no maximum
+    CONTEXT = 2048  # number of positions in BLOOM's training; ALiBi itself sets no maximum
 
     def check_settings(self, given: Given) -> None:
         refuse_unless(

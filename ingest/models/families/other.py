@@ -24,7 +24,7 @@ from annotate_transformer.ingest.models.families.base import (
     rotate_neighbours,
 )
 
-# A pattern for the names of settings in config.json that do not affect predictions
+# OF_TRAINING matches the names of those settings in config.json that do not affect predictions.
 OF_TRAINING = re.compile(r"dropout|pdrop|initializer|use_cache|token_id|pretraining_tp|transformers_version")
 ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation")
 ANY = Setting(lambda value: True, "a value that transformers accepts")
@@ -110,6 +110,7 @@ def _none(family: Family, model: Parts, queries: Tensor, distance: int, layer: i
     return queries
 
 
-# The forms of rotary embeddings, which differ in the pairs of dimensions that are rotated together: one from
-# each half, or two neighbours. The third form is for models without rotation.
+# ROTATIONS: the forms of rotary embedding. They rotate dimensions in pairs: `halves` takes one dimension from
+# each half of the vector, and `neighbours` takes two neighbouring ones. `none` is for models without
+# rotation.
 ROTATIONS = {"halves": Family.rotated, "neighbours": _neighbours, "none": _none}
