@@ -334,7 +334,7 @@ CREATE TABLE base.neuron (
     toward_next DECIMAL(9, 3),
     toward_top  DECIMAL(9, 3) NOT NULL
 );
-COMMENT ON TABLE base.neuron IS 'One row per position, layer and neuron, for the strongest neurons of the layer at the position (--keep-neurons). Within a shard, the rows are sorted by layer, neuron and position_id. The neurons of a layer are in the order of their numbers of rows, largest first. For every second neuron position_id descends, because DuckDB then compresses the rows better. In this order, DuckDB finds the rows of a neuron quickly, and the rows of a position too, so the rows are stored only once.';
+COMMENT ON TABLE base.neuron IS 'One row per position, layer and neuron, for the strongest neurons of the layer at the position (--keep-neurons). Within a shard, the rows are sorted by layer, then by neuron (in a layer, the neurons with the most rows come first), then by position_id. For every second neuron position_id descends, because DuckDB then compresses the rows better. In this order, DuckDB finds the rows of a neuron quickly, and the rows of a position too, so the rows are stored only once.';
 INSERT INTO base.catalogue VALUES ('neuron', 'run', ['position_id', 'layer', 'neuron'], [], false, NULL);
 
 CREATE TABLE base.neuron_code (
@@ -347,7 +347,7 @@ CREATE TABLE base.neuron_code (
     codes       UTINYINT[] NOT NULL,
     mlp_scale   FLOAT
 );
-COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and group of 128 neurons, only for runs with --keep-neurons all. The row has the activations of the group''s neurons, each rounded to a code. part: the index of the group in the layer. codes: one integer per neuron of the group. A code from 0 to 30 means that the neuron''s activation is low + step · code, with an error of at most step / 2. The code 31 means that the neuron has a row in base.neuron instead. mlp_scale: the scale of the norm after the MLP, by which the neurons'' direct effects are divided; NULL in a model without this norm. The rows are stored in the order in which they were computed, which is roughly the order of position_id.';
+COMMENT ON TABLE base.neuron_code IS 'One row per position, layer and group of 128 neurons, only for runs with --keep-neurons all. The row has the activations of the group''s neurons, each rounded to a code. part: the index of the group in the layer. codes: one integer per neuron of the group. A code from 0 to 30 means that the neuron''s activation is `low` + `step` · code, with an error of at most `step` / 2. The code 31 means that the neuron has a row in base.neuron instead. mlp_scale: the scale of the norm after the MLP, by which the neurons'' direct effects are divided; NULL in a model without this norm. The rows are stored in the order in which they were computed, which is roughly the order of position_id.';
 INSERT INTO base.catalogue VALUES ('neuron_code', 'run', ['position_id', 'layer', 'part'], [], false, NULL);
 
 CREATE TABLE base.lens (
@@ -611,7 +611,7 @@ UNION ALL
 SELECT e.run_id, e.position_id, e.layer, 'mlp_remainder'::component_detail, base.logits(e.mlp_remainder_next), base.logits(e.mlp_remainder_top) FROM base.contribution e
 UNION ALL
 SELECT e.run_id, e.position_id, e.layer, 'mlp_remainder_abs'::component_detail, e.mlp_remainder_abs_next::FLOAT, e.mlp_remainder_abs_top::FLOAT FROM base.contribution e;
-COMMENT ON VIEW contribution_details IS 'Which terms does a layer have besides its heads and its stored neurons? One row per position, layer and term. In the view contributions, the component attn is the sum of the layer''s heads and attn_bias; the component mlp is the sum of the layer''s stored neurons, mlp_remainder and mlp_bias.';
+COMMENT ON VIEW contribution_details IS 'Which terms does a layer have besides its heads and its stored neurons? One row per position, layer and term. In the view `contributions`, the component attn is the sum of the layer''s heads and attn_bias; the component mlp is the sum of the layer''s stored neurons, mlp_remainder and mlp_bias.';
 COMMENT ON COLUMN contribution_details.component IS 'name of the term. attn_bias: the attention bias b_O, which includes the folded value biases. mlp_bias: the MLP bias b_out. mlp_remainder: the sum of the direct effects of the neurons that are not stored, plus the rounding errors of the stored neurons. mlp_remainder_abs: the sum of the absolute direct effects of the neurons that are not stored, rounded to 0.0001; it is not a term of the logit';
 COMMENT ON COLUMN contribution_details.toward_next IS 'direct effect of the term on the next token, in logits; for mlp_remainder_abs, a sum of absolute direct effects';
 COMMENT ON COLUMN contribution_details.toward_top IS 'direct effect of the term on the top prediction, in logits; for mlp_remainder_abs, a sum of absolute direct effects';
@@ -951,8 +951,9 @@ COMMENT ON MACRO TABLE token_occurrences IS 'At which positions does this token 
 -- base.found finds a text in the documents of a run, as written or in a canonically equivalent form (é as one character
 -- or as two).
 -- To find the equivalent forms, it normalises the text and the document (NFC) and searches in the normalised document.
--- To convert an offset to one in the original document, it counts clusters, which match one to one.
--- A cluster is a character together with the combining marks that follow it; NFC composes only within a cluster.
+-- To convert an offset in the normalised document to one in the original document, it counts clusters: the n-th cluster
+-- of one is the n-th cluster of the other, because NFC composes only within a cluster.
+-- A cluster is a character with the combining marks (or Hangul vowels and final consonants) that follow it.
 -- The common table expressions pass each other offsets instead of texts, because the texts may be long.
 CREATE MACRO base.found(text, run) AS TABLE
 WITH written_ AS (
@@ -1016,7 +1017,7 @@ CREATE TABLE base.weights (
     seconds    DOUBLE  NOT NULL,
     made       TIMESTAMPTZ NOT NULL
 );
-COMMENT ON TABLE base.weights IS 'One row per model whose weights were read by `annotate weights` (or at the end of `annotate ingest`). top: the number k of entries in each top-k list. distance: how many tokens before the destination the source stands in head_pairs and skip_trigrams. libraries: the versions of the libraries that computed the results. One transaction writes this row and all other results from the model''s weights.';
+COMMENT ON TABLE base.weights IS 'One row per model whose weights were read by `annotate weights` (or at the end of `annotate ingest`). top: the number k of entries in each top-k list. distance: the number of tokens from the source to the destination in head_pairs and skip_trigrams. libraries: the versions of the libraries that computed the results. One transaction writes this row and all other results from the model''s weights.';
 INSERT INTO base.catalogue VALUES ('weights', 'model', ['model_id'], [], true, NULL);
 COMMENT ON COLUMN base.weights.dimensions IS 'number of dimensions of the residual stream in which the random rotations of the null distributions act. It is d_model in a model with RMSNorm, and d_model − 1 in a model with LayerNorm, because LayerNorm and centring remove the direction (1, …, 1)';
 COMMENT ON COLUMN base.weights.rotations IS 'number of random rotations, drawn with a fixed seed, from which the null distributions of weight_stats.copying_z and weight_stats.matching_z are computed for each head';
@@ -1103,8 +1104,8 @@ CREATE TABLE base.bigram_distance (
 COMMENT ON TABLE base.bigram_distance IS 'One row per finished run and range of bigram counts, sorted by min_count. A bigram is a token and its next token; its count is the number of positions where it occurs in the run. Each row has averages over the bigrams whose count is in the range: how similar the embedding of the first token and the unembedding of the second token are.';
 INSERT INTO base.catalogue VALUES ('bigram_distance', 'run', ['run_id', 'min_count'], ['min_count'], true, NULL);
 
--- The views below use LEFT JOIN, although every token has a row in the vocabulary, so inner joins give the same rows.
--- DuckDB reorders inner joins: it would first join two copies of the vocabulary, with a row for each pair of tokens.
+-- The views below use LEFT JOIN. Inner joins would give the same rows, because every token has a row in the vocabulary.
+-- But DuckDB reorders inner joins: it would first join two copies of the vocabulary, with one row per pair of tokens.
 CREATE VIEW neuron_vocabulary AS
 SELECT n.model_id, n.layer, n.neuron, n.direction, n.rank, n.token_id, t.token, n.congruence
 FROM base.neuron_vocabulary n
@@ -1131,7 +1132,7 @@ FROM base.direct_path f
 LEFT JOIN vocabulary t ON t.model_id = f.model_id AND t.token_id = f.token_id
 LEFT JOIN vocabulary n ON n.model_id = f.model_id AND n.token_id = f.next_token_id;
 COMMENT ON VIEW direct_path IS 'Which next tokens would the model predict after this token without heads, neurons and position embeddings? One row per token and rank. The prediction is softmax(norm(W_E) W_U + b_U): only the final norm and the unembedding are applied to the token''s embedding, and the norm''s scale σ is that of the embedding.';
-COMMENT ON COLUMN direct_path.rank IS 'rank of the next token, from 1 for the most likely one, in the prediction of the direct path (embedding, norm and unembedding). Only real tokens are ranked, not padding ids; of tokens with equal values, the one with the lower token_id comes first';
+COMMENT ON COLUMN direct_path.rank IS 'rank of the next token, from 1 for the most likely one, in the prediction of the direct path (embedding, norm and unembedding). Only real tokens are ranked, not padding ids; of tokens with equal logits, the one with the lower token_id comes first';
 COMMENT ON COLUMN direct_path.logprob IS 'log-probability, in nats, of the next token in the prediction of the direct path (embedding, norm and unembedding), a softmax that includes padding ids. The store has no null distribution for it, but bigram_agreement compares the direct path with a baseline, the direct path of another token';
 
 CREATE VIEW bigrams AS
@@ -1158,7 +1159,7 @@ LEFT JOIN vocabulary t ON t.model_id = r.model_id AND t.token_id = a.token_id;
 COMMENT ON VIEW bigram_agreement IS 'Does the direct path (embedding, norm and unembedding) predict which tokens come next after this token in the corpus? One row per finished run and token. Special tokens are excluded unless the run has --special-in-lists. The columns shuffled_… are the baseline: the same scores with the direct path of another token of the run, drawn at random.';
 COMMENT ON COLUMN bigram_agreement.count IS 'number of the token''s positions in the run that have a next token';
 COMMENT ON COLUMN bigram_agreement.next_tokens IS 'number of distinct next tokens that the token has in the run';
-COMMENT ON COLUMN bigram_agreement.rank_correlation IS 'Spearman correlation between two values of each possible next token: the number of times it comes next after this token in the run (ties averaged), and its logit in the direct path of this token (embedding, norm and unembedding). Over all real tokens (padding ids excluded)';
+COMMENT ON COLUMN bigram_agreement.rank_correlation IS 'Spearman correlation between two values of each possible next token: the number of times it comes next after this token in the run (ties averaged), and its logit in the direct path of this token (embedding, norm and unembedding). The correlation is over all real tokens (padding ids excluded)';
 COMMENT ON COLUMN bigram_agreement.divergence IS 'Kullback-Leibler divergence KL(P ‖ Q), in nats. P is the distribution of the next tokens that this token has in the run; Q is the prediction of the direct path of this token (embedding, norm and unembedding), a softmax that includes padding ids';
 COMMENT ON COLUMN bigram_agreement.overlap IS 'fraction, 0 to 1, of the ten most frequent next tokens of this token that are among the ten top predictions of its direct path (embedding, norm and unembedding). If the token has fewer than ten distinct next tokens, all of them are taken';
 COMMENT ON COLUMN bigram_agreement.shuffled_rank_correlation IS 'baseline of rank_correlation: the same correlation, but with the direct path of another token of the run. For each token, the other token was drawn at random once, with a fixed seed';
@@ -1184,9 +1185,9 @@ COMMENT ON COLUMN bigram_summary.shuffled_overlap IS 'baseline of overlap: mean 
 CREATE VIEW bigram_distances AS
 SELECT d.run_id, d.min_count, d.max_count, d.bigrams, d.inner_product, d.cosine, d.cosine_std FROM base.bigram_distance d;
 COMMENT ON VIEW bigram_distances IS 'Are the embedding of a bigram''s first token and the unembedding of its second token more similar if the bigram is frequent? One row per finished run and range of bigram counts. For each bigram, the W_E row of the first token, after the final norm, is compared with the W_U column of the second token.';
-COMMENT ON COLUMN bigram_distances.min_count IS 'smallest count of the bigrams in this row; the count of a bigram is its number of positions in the run. The row with min_count 0 is for pairs of a first and a second token that both occur in bigrams of the run, but never together';
+COMMENT ON COLUMN bigram_distances.min_count IS 'smallest count that the bigrams in this row may have; the count of a bigram is its number of positions in the run. The row with min_count 0 is for pairs of a first and a second token that both occur in bigrams of the run, but never together';
 COMMENT ON COLUMN bigram_distances.max_count IS 'largest count that the bigrams in this row may have; the count of a bigram is its number of positions in the run';
-COMMENT ON COLUMN bigram_distances.bigrams IS 'number of distinct bigrams whose count is from min_count to max_count; the other columns are averages over these bigrams';
+COMMENT ON COLUMN bigram_distances.bigrams IS 'number of distinct bigrams whose count is from min_count to max_count. The columns inner_product, cosine and cosine_std are computed over these bigrams';
 COMMENT ON COLUMN bigram_distances.inner_product IS 'mean, over the row''s bigrams, of the inner product of the first token''s W_E row, after the final norm, and the second token''s W_U column. It is the centred logit that the direct path gives to the second token, without b_U; the baseline is the row with min_count 0, whose bigrams do not occur in the run';
 COMMENT ON COLUMN bigram_distances.cosine IS 'mean, over the row''s bigrams, of the cosine between the first token''s W_E row, after the final norm, and the second token''s W_U column. The row with min_count 0 is the baseline, because its bigrams do not occur in the run';
 COMMENT ON COLUMN bigram_distances.cosine_std IS 'standard deviation, over the row''s bigrams, of the cosine whose mean is in the column `cosine`';
@@ -1204,7 +1205,7 @@ CREATE TABLE base.head_vocabulary (
     output   INTEGER   NOT NULL,
     effect   FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_vocabulary IS 'One row per head, source token (one of the frequent tokens) and rank: one of the tokens that the head promotes most if it attends to the source token. The column source has the id of the source token, and the column output the id of the promoted token. Sorted by layer, head, source and rank.';
+COMMENT ON TABLE base.head_vocabulary IS 'One row per head, source token (one of the frequent tokens) and rank: one of the tokens that the head promotes most if it attends to the source token. The column `source` has the id of the source token, and the column `output` the id of the promoted token. Sorted by layer, head, source and rank.';
 INSERT INTO base.catalogue VALUES ('head_vocabulary', 'model', ['model_id', 'layer', 'head', 'source', 'rank'], ['layer', 'head', 'source', 'rank'], true, NULL);
 
 CREATE TABLE base.head_pair (
@@ -1216,7 +1217,7 @@ CREATE TABLE base.head_pair (
     source      INTEGER   NOT NULL,
     attention   FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_pair IS 'One row per head and rank: one of the pairs of tokens with the highest attention from the destination token to the source token. The columns destination and source are token ids. Sorted by layer, head and rank.';
+COMMENT ON TABLE base.head_pair IS 'One row per head and rank: one of the pairs of tokens with the highest attention from the destination token to the source token. The columns `destination` and `source` are token ids. Sorted by layer, head and rank.';
 INSERT INTO base.catalogue VALUES ('head_pair', 'model', ['model_id', 'layer', 'head', 'rank'], ['layer', 'head', 'rank'], true, NULL);
 
 CREATE TABLE base.skip_trigram (
@@ -1230,7 +1231,7 @@ CREATE TABLE base.skip_trigram (
     attention   FLOAT     NOT NULL,
     strength    FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.skip_trigram IS 'One row per head and rank: one of the head''s strongest skip-trigrams (source … destination → output). In a skip-trigram, the head attends from the destination token to the earlier source token and thereby promotes the output token. The columns source, destination and output are token ids. Sorted by layer, head and rank.';
+COMMENT ON TABLE base.skip_trigram IS 'One row per head and rank: one of the head''s strongest skip-trigrams (source … destination → output). In a skip-trigram, the head attends from the destination token to the earlier source token and thereby promotes the output token. The columns `source`, `destination` and `output` are token ids. Sorted by layer, head and rank.';
 INSERT INTO base.catalogue VALUES ('skip_trigram', 'model', ['model_id', 'layer', 'head', 'rank'], ['layer', 'head', 'rank'], true, NULL);
 
 CREATE TABLE base.head_weight (
@@ -1261,7 +1262,7 @@ CREATE TABLE base.head_distance (
     distance USMALLINT NOT NULL,
     score    FLOAT     NOT NULL
 );
-COMMENT ON TABLE base.head_distance IS 'One row per head and distance, which is the number of tokens from the source to the destination, from 0. The column score is the head''s attention score at this distance, before the softmax; the query and the key are both computed from the mean embedding of all real tokens.';
+COMMENT ON TABLE base.head_distance IS 'One row per head and distance, which is the number of tokens from the source to the destination, from 0. The column `score` is the head''s attention score at this distance, before the softmax; the query and the key are both computed from the mean embedding of all real tokens.';
 INSERT INTO base.catalogue VALUES ('head_distance', 'model', ['model_id', 'layer', 'head', 'distance'], ['layer', 'head', 'distance'], true, NULL);
 
 CREATE TABLE base.head_composition (
@@ -1291,7 +1292,7 @@ SELECT w.model_id, w.layer, w.head, NULL::UINTEGER AS neuron, w.copying, w.copyi
        w.matching, w.matching_z, w.ov_norm, w.qk_norm, m.rotations AS draws
 FROM base.head_weight w
 LEFT JOIN base.weights m ON m.model_id = w.model_id;
-COMMENT ON VIEW weight_stats IS 'What do the weights of a neuron or head say about its function? One row per neuron (the column head is NULL) and one row per head (the column neuron is NULL). The weights are processed before: the norm is folded into the weights that read the residual stream, and W_U is centred over the vocabulary. If the norm is LayerNorm, the weights that write to the residual stream are centred over d_model, too.';
+COMMENT ON VIEW weight_stats IS 'What do the weights of a neuron or head say about its function? One row per neuron (the column `head` is NULL) and one row per head (the column `neuron` is NULL). Before the values are computed, the weights are processed: the norm is folded into the weights that read the residual stream, and W_U is centred over the vocabulary. If the norm is LayerNorm, the weights that write to the residual stream are centred over d_model, too.';
 COMMENT ON COLUMN weight_stats.cosine IS 'cosine between a neuron''s input weights W_in and output weights W_out. With a cosine near −1, the neuron erases the direction that it reads; with a cosine near 1, it amplifies that direction';
 COMMENT ON COLUMN weight_stats.cosine_z IS 'z-score of the cosine under its null distribution, the cosine of two random directions. This distribution has mean 0 and standard deviation 1 / √(d_model − 1), or 1 / √d_model in a model with RMSNorm';
 COMMENT ON COLUMN weight_stats.gate_norm IS 'norm ‖W_gate‖ of a neuron''s gate weights: the change of the pre-activation if the normalised residual stream moves by 1 in the direction of W_gate; NULL if the MLP is not gated';
@@ -1306,7 +1307,7 @@ COMMENT ON COLUMN weight_stats.congruence_z IS 'z-score of the congruence under 
 COMMENT ON COLUMN weight_stats.draws IS 'number of random draws, with a fixed seed, from which the null distribution is computed: that of congruence_z in the row of a neuron, and those of copying_z and matching_z in the row of a head';
 COMMENT ON COLUMN weight_stats.copying IS 'copying score of a head, from −1 to 1: Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_OV W_U, whose entries are the head''s effects on one token if it attends to another. A head with a score near 1 promotes the tokens that it attends to (Elhage et al. 2021)';
 COMMENT ON COLUMN weight_stats.copying_z IS 'z-score of the copying score under its null distribution. In the null distribution, the directions that the head reads are rotated at random relative to the directions that it writes, and the mean score is 0';
-COMMENT ON COLUMN weight_stats.copying_rank IS 'typical rank that the head gives to the token to which it attends; 1 means that the head promotes the attended token most. For each frequent token (see head_vocabulary.source_token_id) as the attended token, all real tokens are sorted by how much the head promotes them, and the token''s own rank is taken; the value is the median of these ranks. The store has no null distribution for it; for a head without a preference it is about half the number of real tokens';
+COMMENT ON COLUMN weight_stats.copying_rank IS 'typical rank that the head gives to the token to which it attends; 1 means that the head promotes the attended token most. For each frequent token (see head_vocabulary.source_token_id) as the attended token, all real tokens are sorted by how much the head promotes them, and the rank of the attended token itself is taken; the value is the median of these ranks. The store has no null distribution for it; for a head without a preference it is about half the number of real tokens';
 COMMENT ON COLUMN weight_stats.matching IS 'matching score of a head, from −1 to 1: Σ Re λ / Σ |λ| over the eigenvalues λ of W_E W_QK W_Eᵀ, whose entries are the attention scores from one token to another, with rotary embeddings as at distance 0. A head with a score near 1 attends from a token to other occurrences of the same token';
 COMMENT ON COLUMN weight_stats.matching_z IS 'z-score of the matching score under its null distribution. In the null distribution, the directions of the head''s queries are rotated at random relative to the directions of its keys, and the mean score is 0';
 COMMENT ON COLUMN weight_stats.ov_norm IS 'Frobenius norm ‖W_V W_O‖ of a head''s OV circuit, the product of its value weights and output weights';
@@ -1495,7 +1496,7 @@ FROM base.next_token_neuron l JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v
   ON v.model_id = r.model_id AND v.layer = l.layer AND v.neuron = l.neuron AND v.direction = 'promotes' AND v.rank = 1;
 COMMENT ON VIEW next_token_neurons IS 'Which next-token neurons and baseline neurons have prompts? A prompt is a short text that activates the neuron. One row per neuron for which `annotate next-token` was run.';
-COMMENT ON COLUMN next_token_neurons.is_baseline IS 'whether the neuron is a baseline neuron; otherwise it is a next-token neuron. For each next-token neuron, a baseline neuron is drawn at random from the same layer. The draw is among the four neurons with the nearest mean activation, out of those whose most promoted token does not begin a word';
+COMMENT ON COLUMN next_token_neurons.is_baseline IS 'whether the neuron is a baseline neuron; otherwise it is a next-token neuron. For each next-token neuron, one baseline neuron of the same layer is drawn at random, among the four neurons whose mean activation is nearest to that of the next-token neuron. Neurons whose most promoted token begins a word are left out before the draw';
 COMMENT ON COLUMN next_token_neurons.congruence IS 'congruence of the neuron with its next-token (the token that it promotes most), in centred logits per unit of activation at σ = 1; weight_stats.congruence_z compares it with its null distribution';
 COMMENT ON COLUMN next_token_neurons.windows IS 'maximum number of windows from which the neuron''s prompts were made, one prompt per window; the windows with the neuron''s highest activations are taken (see neuron_windows)';
 COMMENT ON COLUMN next_token_neurons.max_tokens IS 'maximum length of a prompt, in tokens, without a BOS; if a window would need a longer prompt, no prompt is made from it';
@@ -1541,7 +1542,7 @@ SELECT s_.run_id, s_.layer, s_.neuron, s_.prompt, s_.source_layer, s_.source_hea
 FROM base.head_share s_ JOIN base.next_token_neuron l_ USING (run_id, layer, neuron)
 WHERE s_.run_id = base.chosen_run(run) AND s_.above_mean > coalesce(std_threshold, l_.std_threshold)
 ORDER BY s_.layer, s_.neuron, s_.prompt, s_.value DESC;
-COMMENT ON MACRO TABLE active_heads IS 'Which heads activate a neuron on a prompt? One row per prompt and active head. A head is active if its term of the neuron''s pre-activation exceeds the mean term of all heads before the neuron by more than `std_threshold` standard deviations (Neo, Cohen and Barez 2024). If std_threshold is NULL, as by default, the threshold of each neuron is its value in next_token_neurons, which is 2 unless it was set otherwise. With fewer than 6 heads before the neuron, no term can exceed the mean by more than 2 standard deviations.';
+COMMENT ON MACRO TABLE active_heads IS 'Which heads activate a neuron on a prompt? One row per prompt and active head. A head is active if its term of the neuron''s pre-activation exceeds the mean term of all heads before the neuron by more than `std_threshold` standard deviations (Neo, Cohen and Barez 2024). If `std_threshold` is NULL, as by default, the threshold of each neuron is taken from the column next_token_neurons.std_threshold; it is 2 unless `annotate next-token` was given another one. With fewer than 6 heads before the neuron, no term can exceed the mean by more than 2 standard deviations.';
 
 CREATE MACRO relevant_heads(low := 0.25, high := 0.75, std_threshold := NULL, run := NULL) AS TABLE
 WITH different AS (
@@ -1687,13 +1688,13 @@ COMMENT ON COLUMN ablations.activation_fall_inactive IS 'mean decrease of the ne
 COMMENT ON COLUMN ablations.activation_margin_active IS 'half the width of the 95 % confidence interval of the mean activation_fall_active, by Student''s t distribution with one value per prompt; NULL with fewer than two prompts';
 COMMENT ON COLUMN ablations.activation_margin_inactive IS 'half the width of the 95 % confidence interval of the mean activation_fall_inactive, by Student''s t distribution with one value per prompt; NULL with fewer than two prompts';
 COMMENT ON COLUMN ablations.activation_distance IS 'Kolmogorov-Smirnov distance, 0 to 1, between two samples: the decreases of the activation when the head is ablated, on the prompts on which the head is active, and the same on the other prompts. NULL if one of the samples is empty';
-COMMENT ON COLUMN ablations.activation_p IS 'exact p-value of activation_distance, by a permutation test. Consider every way to label as many of the prompts as active as there are active prompts; the p-value is the fraction of these ways in which the distance is at least as large';
+COMMENT ON COLUMN ablations.activation_p IS 'exact p-value of activation_distance, by a permutation test. The labels active and inactive are assigned to the prompts in every possible way, with the number of active prompts unchanged. The p-value is the fraction of these ways in which the distance is at least as large as activation_distance';
 COMMENT ON COLUMN ablations.probability_fall_active IS 'mean decrease of the probability of the neuron''s next-token (the token that it promotes most) when the head is ablated, over the prompts on which the head is active';
 COMMENT ON COLUMN ablations.probability_fall_inactive IS 'mean decrease of the probability of the neuron''s next-token (the token that it promotes most) when the head is ablated, over the prompts on which the head is not active';
 COMMENT ON COLUMN ablations.probability_margin_active IS 'half the width of the 95 % confidence interval of the mean probability_fall_active, by Student''s t distribution with one value per prompt; NULL with fewer than two prompts';
 COMMENT ON COLUMN ablations.probability_margin_inactive IS 'half the width of the 95 % confidence interval of the mean probability_fall_inactive, by Student''s t distribution with one value per prompt; NULL with fewer than two prompts';
 COMMENT ON COLUMN ablations.probability_distance IS 'Kolmogorov-Smirnov distance, 0 to 1, between two samples: the decreases of the probability when the head is ablated, on the prompts on which the head is active, and the same on the other prompts. NULL if one of the samples is empty';
-COMMENT ON COLUMN ablations.probability_p IS 'exact p-value of probability_distance, by a permutation test. Consider every way to label as many of the prompts as active as there are active prompts; the p-value is the fraction of these ways in which the distance is at least as large';
+COMMENT ON COLUMN ablations.probability_p IS 'exact p-value of probability_distance, by a permutation test. The labels active and inactive are assigned to the prompts in every possible way, with the number of active prompts unchanged. The p-value is the fraction of these ways in which the distance is at least as large as probability_distance';
 
 CREATE VIEW explanations AS
 SELECT e.explanation_id, e.run_id, e.layer, e.neuron, l.is_baseline, e.source_layer, e.source_head,
@@ -1706,12 +1707,12 @@ LEFT JOIN (SELECT explanation_id, count(*) AS answers, sum(tokens_in)::BIGINT AS
                   sum(cost) AS cost, sum(seconds) AS seconds
            FROM base.explanation_answer GROUP BY explanation_id) a USING (explanation_id);
 COMMENT ON VIEW explanations IS 'Which explanations in words are there of when a relevant head is active (see relevant_heads)? One row per explanation. There is one for each combination of neuron (next-token or baseline), relevant head of the neuron, method, language model and version of the instructions for the language model (prompt_version).';
-COMMENT ON COLUMN explanations.method IS 'method of the explanation. decision_list: a list of rules about the tokens of a prompt, of which the first that applies decides; language_model: a text written by a language model';
+COMMENT ON COLUMN explanations.method IS 'method of the explanation. decision_list: a list of rules about the tokens of a prompt, where the first rule that applies decides; language_model: a text written by a language model';
 COMMENT ON COLUMN explanations.why_none IS 'reason why the explanation has no text; NULL if it has a text';
 COMMENT ON COLUMN explanations.answers IS 'number of held-out prompts for which the explanation was used so far to predict whether the head is active; NULL if there are none';
 COMMENT ON COLUMN explanations.tokens_in IS 'number of input tokens of all requests to the language model, both for the explanation''s text and for its answers; NULL if the endpoint did not report the number, and for decision lists';
 COMMENT ON COLUMN explanations.tokens_out IS 'number of tokens that the language model wrote in reply to all requests, both for the explanation''s text and for its answers; NULL if the endpoint did not report the number, and for decision lists';
-COMMENT ON COLUMN explanations.cost IS 'cost of all requests to the language model, both for the explanation''s text and for its answers, at the prices that the user gave; NULL without prices, and for decision lists';
+COMMENT ON COLUMN explanations.cost IS 'cost of all requests to the language model, both for the explanation''s text and for its answers, at the prices that the user gave; NULL if no prices were given, and for decision lists';
 COMMENT ON COLUMN explanations.seconds IS 'seconds that it took to make the explanation and to apply it to the held-out prompts, including the time spent waiting for the endpoint';
 
 CREATE VIEW explanation_answers AS
@@ -1794,7 +1795,7 @@ COMMENT ON COLUMN explanation_scores.balanced_accuracy IS 'balanced accuracy: th
 COMMENT ON COLUMN explanation_scores.precision IS 'precision, 0 to 1: of the held-out prompts on which the head is predicted to be active, the fraction on which it is active. NULL if the head is predicted to be active on none';
 COMMENT ON COLUMN explanation_scores.npv IS 'negative predictive value, 0 to 1: of the held-out prompts on which the head is predicted not to be active, the fraction on which it is not active. NULL if the head is predicted to be active on all';
 COMMENT ON COLUMN explanation_scores.f1 IS 'F1 score, the harmonic mean of precision and true positive rate, 0 to 1';
-COMMENT ON COLUMN explanation_scores.baseline IS 'mean balanced accuracy of explanations of the run''s baseline neurons that were made by the same method, language model and version of its instructions (prompt_version); NULL if no such explanation was scored';
+COMMENT ON COLUMN explanation_scores.baseline IS 'mean balanced accuracy of the run''s explanations about baseline neurons. Only explanations with the same method, language model and version of the instructions (prompt_version) as this explanation count; NULL if no such explanation was scored';
 COMMENT ON COLUMN explanation_scores.baseline_error IS 'standard error of the mean in the column `baseline`, computed as explanation_means.error; NULL if the mean is over a single neuron';
 COMMENT ON COLUMN explanation_scores.baseline_low IS 'lower end of the 95 % confidence interval of the mean in the column `baseline`';
 COMMENT ON COLUMN explanation_scores.baseline_high IS 'upper end of the 95 % confidence interval of the mean in the column `baseline`';
@@ -1848,7 +1849,7 @@ COMMENT ON COLUMN ablation_effects.units IS 'names of the units (heads and neuro
 COMMENT ON COLUMN ablation_effects.at_position_id IS 'position_id of the token at which the outputs are replaced; NULL if they are replaced at all tokens of the window';
 COMMENT ON COLUMN ablation_effects.replaced_by IS 'what replaces the outputs. zero: 0; mean: their mean over the positions of randomly drawn windows of the run; resample: their values at a random position of such windows';
 COMMENT ON COLUMN ablation_effects.draws IS 'number of random draws of the replacement; all values with the ablation are averaged over these draws. 1 if replaced_by is zero or mean';
-COMMENT ON COLUMN ablation_effects.seed IS 'random seed that chooses the windows and positions from which the outputs are taken if replaced_by is mean or resample';
+COMMENT ON COLUMN ablation_effects.seed IS 'random seed that chooses the windows and positions from which the replacement is taken, if replaced_by is mean or resample';
 COMMENT ON COLUMN ablation_effects.target_token_id IS 'id of the target token, whose logit is measured';
 COMMENT ON COLUMN ablation_effects.minus_token_id IS 'id of a second token, whose logit is subtracted from the target token''s logit; NULL if the logit of the target token alone is measured';
 COMMENT ON COLUMN ablation_effects.logit IS 'centred logit of the target token without the ablation, before a soft-cap; if minus_token_id is set, that logit minus the logit of the token minus_token_id';
@@ -2002,31 +2003,31 @@ UNION ALL
 SELECT run_id, document_id, layer, 'mlp'::component, mlp FROM base.contrast_layer
 UNION ALL
 SELECT run_id, document_id, NULL, 'final_bias'::component, final_bias FROM base.contrast;
-COMMENT ON VIEW contrast_components IS 'What is the direct effect of each component on the difference of two logits (answer − distractor)? One row per contrast (a row of the view contrasts) and component. The effects in one contrast sum to its logit_difference.';
+COMMENT ON VIEW contrast_components IS 'What is the direct effect of each component on the difference of two logits (answer − distractor)? One row per contrast (a row of the view `contrasts`) and component. The effects in one contrast sum to its logit_difference.';
 COMMENT ON COLUMN contrast_components.layer IS 'layer of the component; NULL for embed, pos_embed and final_bias';
 COMMENT ON COLUMN contrast_components.effect IS 'direct effect of the component on the answer minus its direct effect on the distractor, in logits';
 
 CREATE VIEW contrast_heads AS
 SELECT run_id, document_id, layer, head, effect FROM base.contrast_head;
-COMMENT ON VIEW contrast_heads IS 'What is the direct effect of each head on the difference of two logits (answer − distractor)? One row per contrast (a row of the view contrasts) and head. In each layer, the effects of the heads and of the attention bias (contrast_details.attn_bias) sum to the effect of the component attn in contrast_components.';
+COMMENT ON VIEW contrast_heads IS 'What is the direct effect of each head on the difference of two logits (answer − distractor)? One row per contrast (a row of the view `contrasts`) and head. In each layer, the effects of the heads and of the attention bias (contrast_details.attn_bias) sum to the effect of the component attn in contrast_components.';
 COMMENT ON COLUMN contrast_heads.effect IS 'direct effect of the head on the answer minus its direct effect on the distractor, in logits';
 
 CREATE VIEW contrast_neurons AS
 SELECT run_id, document_id, layer, neuron, activation, effect FROM base.contrast_neuron;
-COMMENT ON VIEW contrast_neurons IS 'What is the direct effect of a neuron on the difference of two logits (answer − distractor)? One row per contrast (a row of the view contrasts) and neuron, for the neurons of each layer with the largest |effect|. For the other neurons of a layer, contrast_details has the sum of their effects (mlp_remainder) and an upper bound of each |effect| (neuron_limit).';
+COMMENT ON VIEW contrast_neurons IS 'What is the direct effect of a neuron on the difference of two logits (answer − distractor)? One row per contrast (a row of the view `contrasts`) and neuron, for the neurons of each layer with the largest |effect|. For the other neurons of a layer, contrast_details has the sum of their effects (mlp_remainder) and an upper bound of each |effect| (neuron_limit).';
 COMMENT ON COLUMN contrast_neurons.activation IS 'activation of the neuron (hook_post) at the position whose prediction is decomposed';
 COMMENT ON COLUMN contrast_neurons.effect IS 'direct effect of the neuron on the answer minus its direct effect on the distractor, in logits';
 
 CREATE VIEW contrast_sources AS
 SELECT s.run_id, s.document_id, s.layer, s.head, s.source_position_id, p.token AS source_token, s.attention, s.effect
 FROM base.contrast_source s LEFT JOIN positions p ON p.run_id = s.run_id AND p.position_id = s.source_position_id;
-COMMENT ON VIEW contrast_sources IS 'How much does a head add to the difference of two logits (answer − distractor) by what it reads from one source token? One row per contrast (a row of the view contrasts), head and source, for the 24 pairs of head and source with the largest |effect| in the contrast.';
+COMMENT ON VIEW contrast_sources IS 'How much does a head add to the difference of two logits (answer − distractor) by what it reads from one source token? One row per contrast (a row of the view `contrasts`), head and source, for the 24 pairs of head and source with the largest |effect| in the contrast.';
 COMMENT ON COLUMN contrast_sources.attention IS 'attention probability that the head gives to the source, from the position whose prediction is decomposed (contrasts.position_id)';
 COMMENT ON COLUMN contrast_sources.effect IS 'direct effect of what the head reads from this source, in logits: its effect on the answer minus its effect on the distractor';
 
 CREATE VIEW contrast_details AS
 SELECT run_id, document_id, layer, attn_bias, mlp_bias, mlp_remainder, neuron_limit FROM base.contrast_layer;
-COMMENT ON VIEW contrast_details IS 'Which terms of the difference of two logits (answer − distractor) are neither heads nor stored neurons? One row per contrast (a row of the view contrasts) and layer: the biases of the layer, and the sum over its neurons that have no row in contrast_neurons.';
+COMMENT ON VIEW contrast_details IS 'Which terms of the difference of two logits (answer − distractor) are neither heads nor stored neurons? One row per contrast (a row of the view `contrasts`) and layer: the biases of the layer, and the sum over its neurons that have no row in contrast_neurons.';
 COMMENT ON COLUMN contrast_details.attn_bias IS 'direct effect of the layer''s attention bias b_O (with the value biases folded in) on the answer minus its direct effect on the distractor, in logits';
 COMMENT ON COLUMN contrast_details.mlp_bias IS 'direct effect of the layer''s MLP bias b_out on the answer minus its direct effect on the distractor, in logits';
 COMMENT ON COLUMN contrast_details.mlp_remainder IS 'sum of the effects of the layer''s neurons that have no row in contrast_neurons, in logits. An effect is the direct effect on the answer minus that on the distractor';

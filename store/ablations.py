@@ -91,7 +91,10 @@ class Ablating:
         return f"FROM base.ablation_effect WHERE {' AND '.join(same)}"
 
     def _known(self) -> dict[str, dict[str, Any]]:
-        """Return the effects already stored for this position, target and replacement, by unit name."""
+        """Return the rows already stored for this `Ablating`, as a dictionary from unit name to row.
+
+        These rows have the same position, target and other settings.
+        """
         key = {name: value for name, value in self._key("").items() if name != "units"}
         rows = self.reading.session.sql(self._condition(), key).astype(object)
         return {row["units"]: row for row in rows.where(rows.notna(), None).to_dict("records")}
@@ -117,7 +120,7 @@ class Ablating:
         return [_row(outcome) for outcome in found]
 
     def _others(self) -> tuple[tuple[int, ...], ...]:
-        """Draw random positions of the run; return the tokens of each one's window up to that position."""
+        """Draw random positions; for each one, return the token ids of its window up to the position."""
         session, run = self.reading.session, self.reading.run
         with session.together():
             ids = "SELECT position_id FROM base.position WHERE run_id = $run ORDER BY position_id"

@@ -69,7 +69,7 @@ class Table:
 
 @cache
 def catalogue() -> dict[str, Table]:
-    """Return all tables of the database schema `base` by name, in the order of schema.sql."""
+    """Return a dictionary from name to `Table` for the schema `base`, in the order of schema.sql."""
     return {row[0]: _table(*row) for row in re.findall(ROW, schema(), re.MULTILINE)}
 
 

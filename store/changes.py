@@ -15,7 +15,7 @@ OF_LAYERS = "list_contains($layers, layer)"
 
 
 def change_of(name: str, owners: dict[str, Any], tables: dict[str, Any], key: dict[str, Any]) -> Change:
-    """Return a superset of the rows of one table that a commit of `tables` may change."""
+    """Return a set of rows of one table that contains every row that a commit of `tables` may change."""
     table = catalogue()[name]
     owner_id = int(owners[table.owner])
     columns = {column.name for column in table.columns}

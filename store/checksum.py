@@ -91,7 +91,7 @@ class Change:
 
 @cache
 def hashes_of(table: Table) -> str:
-    """Return the SQL query that hashes each row of one owner (such as a run), except its list columns.
+    """Return a SQL query that hashes each row of one owner (such as a run), without the list columns.
 
     The query also returns the list columns, which `_with_lists` adds to the hash. WHERE is its last clause,
     so DuckDB applies further conditions before it computes hashes.
@@ -102,7 +102,7 @@ def hashes_of(table: Table) -> str:
 
 
 def _with_lists(found: duckdb.DuckDBPyConnection, factors: list[int]) -> Sums:
-    """Return the number of rows of `found` and their checksum; add the list columns to the rows' hashes.
+    """Return the number of rows of `found` and their checksum, which includes the values in list columns.
 
     factors: the factor of each list column in a row's hash
     """
@@ -123,9 +123,9 @@ def _term(table: Table, column: Column) -> str:
 
 
 def _factor(table: Table, column: Column) -> int:
-    """Return a column's factor in a row's hash, which is derived from the column's name.
+    """Return the factor by which a column's value is multiplied in the hash of a row.
 
-    The factor is an odd number of at most FACTOR_BITS bits.
+    The factor is an odd number of at most FACTOR_BITS bits, derived from the names of the table and column.
     """
     name = f"{table.name}.{column.name}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> (64 - FACTOR_BITS) | 1
@@ -212,7 +212,7 @@ def of_shard(table: Table, run_id: int, shard: int, first: int, last: int) -> Ch
 def differing(
     con: duckdb.DuckDBPyConnection, owner: str, owner_id: int
 ) -> Iterator[tuple[str, int, Sums, Sums]]:
-    """Yield the table, shard, recorded sums and current sums wherever a row count or checksum differs."""
+    """Yield each difference in a row count or checksum: table, shard, recorded values, current values."""
     of_owner = {"owner": owner, "owner_id": owner_id}
     query = f"SELECT name, shard, rows, checksum FROM base.checksum WHERE {OWNER}"
     recorded = {(name, shard): sums for name, shard, *sums in con.execute(query, of_owner).fetchall()}

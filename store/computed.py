@@ -41,7 +41,7 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A direction along which a logit is decomposed, with its name (text and LaTeX) and its formula."""
+    """A direction along which a logit is decomposed. `label` and `latex` name the decomposed quantity."""
 
     direction: Direction
     label: str
@@ -200,7 +200,7 @@ class Reading:
 
 
 def texts(session: Session, run: int, token_ids: Sequence[int]) -> dict[int, str]:
-    """Return the texts of the given tokens of a run's vocabulary, by token id."""
+    """Return a dictionary from token id to text, for the given tokens of a run's vocabulary."""
     query = """SELECT token_id, token FROM base.token
                WHERE tokenizer_id = $tokenizer AND token_id IN (SELECT unnest($ids))"""
     ids = sorted({*map(int, token_ids)})
@@ -209,7 +209,7 @@ def texts(session: Session, run: int, token_ids: Sequence[int]) -> dict[int, str
 
 
 def _mean(form: str, ids: Sequence[int]) -> str:
-    """Fill one token id into the formula `form`; for several token ids, return the mean of such formulas."""
+    """Return the formula `form` with a token id filled in; for several ids, the mean of their formulas."""
     columns = ", ".join(form.format(token_id) for token_id in ids)
     return columns if len(ids) == 1 else f"mean({columns})"
 
@@ -218,7 +218,7 @@ def _mean(form: str, ids: Sequence[int]) -> str:
 
 
 def frame(terms: Terms, by: str, window: pd.DataFrame) -> pd.DataFrame:
-    """Return the terms as a DataFrame like that of `Store.decomposition`, with the values in `effect`."""
+    """Return the terms as a DataFrame like that of `Store.decomposition`, with the column `effect`."""
     rows = {
         "component": _components,
         "layer": _layers,
@@ -309,7 +309,7 @@ def _largest_first(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_frame(found: HeadScore, by: str, window: pd.DataFrame) -> pd.DataFrame:
-    """Return a computed attention score as the DataFrame of `Store.head_inputs`."""
+    """Convert a computed attention score to the DataFrame that `Store.head_inputs` returns."""
     if by == "source":
         rows = window.assign(score=found.scores, attention=found.attention)
         rows = rows.iloc[np.argsort(-rows.attention.to_numpy(), kind="stable")].reset_index(drop=True)
@@ -343,7 +343,7 @@ def score_frame(found: HeadScore, by: str, window: pd.DataFrame) -> pd.DataFrame
 
 
 def moved_frame(found: Moved, window: pd.DataFrame, target: Target) -> pd.DataFrame:
-    """Return the computed effect of a head from one source as the DataFrame of `Store.moved`."""
+    """Convert a head's computed effect from one source to the DataFrame that `Store.moved` returns."""
     layer, neuron = np.indices(found.neurons.shape).reshape(2, -1)
     of_neurons = {"component": "neuron", "source_layer": layer, "source_neuron": neuron}
     rows = pd.concat(
@@ -371,7 +371,7 @@ def moved_frame(found: Moved, window: pd.DataFrame, target: Target) -> pd.DataFr
 
 @dataclass(eq=False)
 class ComputedLogit(Logit):
-    """A logit, difference of logits or projection on a direction; the run's model computed its terms."""
+    """A logit, difference of logits or projection on a direction, with terms computed by the run's model."""
 
     target: Target
     terms: Terms

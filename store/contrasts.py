@@ -1,7 +1,8 @@
-"""Mean direct effects on the logit difference answer − distractor over a run's documents, with intervals.
+"""Compute mean direct effects on the logit of a right answer minus the logit of a wrong answer.
 
-Each document is one observation, so an interval is that of Student's t over documents. Heads are ranked only
-where the model does the task: effects on a choice that the model does not make mean nothing.
+The mean is over a run's documents. Each document is one observation, so an interval is that of Student's t.
+Heads are ranked only where the model does the task: effects on a choice that the model does not make mean
+nothing.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ Ask = Callable[[str], pd.DataFrame]  # a function that takes the name of a query
 
 
 def accuracy(ask: Ask, by: str | None) -> pd.DataFrame:
-    """Return the accuracy and the mean logit difference of each group of contrasts, with intervals.
+    """Return per group of documents the accuracy, with its interval, and the mean logit difference.
 
     Raises:
         BadQuestion: the run has no contrasts, or no document has the column `by`.

@@ -168,7 +168,7 @@ class Reading:
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Context manager: yield a DuckDB cursor on the open file; raise the errors of `connection`."""
+        """Context manager: yield a DuckDB cursor on the open file; raise the same errors as `connection`."""
         with self._changed:
             wanted = self._con is not None and self._is_wanted()
             if wanted and self._changed.wait_for(lambda: not self._users, TURN_SECONDS):
@@ -197,7 +197,7 @@ class Reading:
                 self._changed.notify_all()
 
     def _is_wanted(self) -> bool:
-        """Return whether a writer waits for the file; the last check is reused for AGO_SECONDS."""
+        """Return whether a writer waits for the file; the result of a check is reused for AGO_SECONDS."""
         now = time.monotonic()
         if now >= self._looked + AGO_SECONDS:
             self._looked, self._wanted = now, is_taken(self._turn)
@@ -229,7 +229,7 @@ class Reading:
 
 
 def connect(path: str | Path, wait: float = WAIT_SECONDS) -> duckdb.DuckDBPyConnection:
-    """Return a read-only connection, which the caller must close; raise the errors of `connection`."""
+    """Return a read-only connection, which the caller must close; raise the same errors as `connection`."""
     _check_there(path)
     path = Path(path)
     with damage_as_sentence(path), no_room_as_sentence(path), _turn(path, True, wait):
@@ -399,7 +399,10 @@ def _why_not(path: Path, error: duckdb.Error) -> Exception:
 
 
 def version_of(path: str | Path, wait: float = WAIT_SECONDS) -> int:
-    """Return the store's schema version, supported or not; raise the errors of `connection`."""
+    """Return the store's schema version, even if this program does not support the version.
+
+    The errors are those of `connection`, except OtherSchemaVersion.
+    """
     _check_there(path)
     path = Path(path)
     with damage_as_sentence(path), no_room_as_sentence(path):

@@ -75,7 +75,7 @@ class NoSuchToken(StoreError):
 
 
 class NoWeights(StoreError):
-    """`annotate weights` has not read the weights of a model, or not compared a run's bigrams with them."""
+    """`annotate weights` has not read a model's weights, or has not compared a run's bigrams with them."""
 
 
 class NoInputs(StoreError):

@@ -89,7 +89,7 @@ def _write(con: duckdb.DuckDBPyConnection, run: int, part: Path, folder: Path, f
 
 
 def _tables(owners: dict[str, int]) -> dict[str, str]:
-    """Return a query per table: the rows of the run, its model, tokenizer and corpus, and their checksums."""
+    """Return one query per table, for the rows that belong to the run, its model, tokenizer or corpus."""
     queries = {}
     for name, table in catalogue().items():
         if table.owner in owners:
@@ -106,7 +106,7 @@ def _tables(owners: dict[str, int]) -> dict[str, str]:
 
 
 def _views(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    """Return a query per public view: its rows about the run, or about the run's model or corpus."""
+    """Return one query per public view, for the rows about the run or about its model or corpus."""
     queries = {}
     for name, columns in con.execute(named("export.sql")["views"]).fetchall():
         owner = next((owner for owner in OWNERS if f"{owner}_id" in columns), None)

@@ -33,7 +33,9 @@ Floats = NDArray[np.float64]
 
 
 def intervals(sums: Floats, sizes: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
-    """Return the low and high ends of means' 95 % intervals, and the standard errors; NaN if unknown.
+    """Return the low and high end of each mean's 95 % interval, and its standard error.
+
+    All are NaN unless there are at least two documents.
 
     sums: of the values at each document's positions, of shape (document, unit)
     sizes: number of positions of each document, of shape (document,)
@@ -51,7 +53,7 @@ def intervals(sums: Floats, sizes: NDArray[np.int64]) -> tuple[Floats, Floats, F
 
 
 def _grouped(sums: Floats, sizes: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
-    """Put the documents into GROUPS random groups; return each group's sums and number of positions."""
+    """Put documents into GROUPS random groups; return each group's summed values and number of positions."""
     group = np.random.default_rng(SEED).permutation(len(sizes)) % GROUPS
     of_groups = np.zeros((GROUPS, sums.shape[1]))
     np.add.at(of_groups, group, sums)
@@ -59,7 +61,7 @@ def _grouped(sums: Floats, sizes: NDArray[np.int64]) -> tuple[Floats, NDArray[np
 
 
 def _resampled(sums: Floats, sizes: NDArray[np.int64]) -> Floats:
-    """Return each unit's mean in each bootstrap sample of the documents, of shape (draw, unit)."""
+    """Return each unit's mean in each bootstrap sample; the shape is (bootstrap sample, unit)."""
     drawn, (documents, units) = np.random.default_rng(SEED), sums.shape
     means, block = np.empty((RESAMPLES, units)), max(1, CELLS // documents)
     for start in range(0, RESAMPLES, block):
@@ -76,7 +78,7 @@ def _resampled(sums: Floats, sizes: NDArray[np.int64]) -> Floats:
 def mean_over_positions(
     session: Session, run: int, value: str, view: str, where: str, by: Sequence[str]
 ) -> pd.DataFrame:
-    """Return the answer of `Store.mean`.
+    """Compute what `Store.mean` returns: one row per group, with a mean and its interval.
 
     Raises:
         BadQuestion: the SQL texts do not form a query that DuckDB can answer.
@@ -104,7 +106,7 @@ def _quoted(name: str) -> str:
 
 
 def of_documents(sums: pd.DataFrame) -> dict[str, float]:
-    """Return the mean over all positions, its interval, and the numbers of positions and documents.
+    """Return a value's mean over all positions, its interval, and the numbers of positions and documents.
 
     sums: one row per document: total, the sum of the values at its positions, and positions, their number
     """

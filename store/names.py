@@ -40,7 +40,7 @@ def neuron_name(layer: int, neuron: int) -> str:
 
 
 def source_name(row: Mapping[str, Any]) -> str:
-    """Name the component that a neuron reads, from a row of the view `neuron_reads` or `neuron_inputs`.
+    """Return the name of the component in a row of the view `neuron_reads` or `neuron_inputs`.
 
     >>> source_name({"component": "head", "source_layer": 2, "source_head": 1, "source_neuron": None})
     'L2H1'
@@ -87,7 +87,7 @@ def part_name(component: str, layer: int, head: int | None = None) -> str:
 
 
 def parse_ablated(name: str) -> list[tuple[str, int, int | None]]:
-    """Parse the names of units to ablate, joined by +, into the kind, layer and index (or None) of each.
+    """Parse names joined by +, such as L3H2+L0mlp, into (kind, layer, index); attn and mlp have index None.
 
     >>> parse_ablated("L3H2+l0mlp"), parse_ablated("L1N7")
     ([('head', 3, 2), ('mlp', 0, None)], [('neuron', 1, 7)])
@@ -124,7 +124,7 @@ def ablated_name(parts: Iterable[tuple[str, int, int | None]]) -> str:
 
 
 def parse_part(name: str) -> tuple[str, int, int | None]:
-    """Parse the name of a layer, attention, MLP or head into its kind, layer and head index (or None).
+    """Parse the name of a layer, attention, MLP or head into (kind, layer, head or None).
 
     >>> parse_part("L3"), parse_part("l3mlp"), parse_part("L3H2")
     (('layer', 3, None), ('mlp', 3, None), ('head', 3, 2))

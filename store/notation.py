@@ -148,14 +148,14 @@ class Architecture:
         )
 
     def symbol(self, component: str) -> tuple[str, str]:
-        """Return the formula of a kind of term as text and as LaTeX, with placeholders as in SYMBOLS."""
+        """Return a component's formula as text and as LaTeX, with placeholders such as $i for indices."""
         named = "token_embed" if component == "embed" and self.has_position_embedding else component
         after = POST_SCALES.get(component, ("", "")) if self.has_post_norms else ("", "")
         text, latex = SYMBOLS[named]
         return text + after[0], latex + after[1]
 
     def definitions(self, components: set[str], offset: float) -> list[tuple[str, str]]:
-        """Define the model-specific symbols in the formulas of `components`, each as text and as LaTeX.
+        """Return definitions of model-specific symbols in the formulas of `components`, as text and LaTeX.
 
         offset: the mean logit at the position
         """
@@ -294,7 +294,7 @@ def gathered(terms: list[Term]) -> Term:
 
 
 class Logit(ABC):
-    """A logit or difference of logits to decompose; all expressions of the same logit share its terms.
+    """A logit or difference of logits to decompose; the method `terms_of` returns its terms.
 
     toward: what the terms are directed at;
     label, latex: the left side of the equation, as in logit(" Dublin");
@@ -321,7 +321,7 @@ class Logit(ABC):
 
     @abstractmethod
     def sql(self, term: Term) -> str:
-        """Return the SQL query for the terms that sum to the given term; an empty text if there is none."""
+        """Return the SQL query for the terms that sum to `term`; an empty text if they are not stored."""
 
 
 @dataclass(eq=False)
@@ -495,7 +495,7 @@ class Expression:
         return _joined(self.tree_lines(width))
 
     def text_lines(self, width: int = WIDTH) -> list[Written]:
-        """Return the equation as the lines of text that the method `text` joins."""
+        """Return the lines of the equation, which the method `text` joins into one text."""
         p = self.prediction
         rows = [(LEADS[lead][0], term.symbol, _about(term), term) for lead, term in self._led()]
         *lines, last = _aligned([*rows, (LEADS["equals"][0], "", "", p.whole)], width)
@@ -507,7 +507,7 @@ class Expression:
         return [_line(f"{p.label} ="), *lines, last._replace(term=None), *map(_line, ends)]
 
     def tree_lines(self, width: int = WIDTH) -> list[Written]:
-        """Return the lines that make up the output of `tree`."""
+        """Return the lines of the tree, which the method `tree` joins into one text."""
         whole = self.prediction.whole
         first, *lines = _aligned([("", self.prediction.label, "", whole), *self._branches(whole, "")], width)
         return [first._replace(term=None), *lines]
@@ -524,7 +524,7 @@ class Expression:
         return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
 
     def _definitions(self) -> list[tuple[str, str]]:
-        """Define the model-specific symbols in the terms' formulas, each as text and as LaTeX."""
+        """Return definitions of model-specific symbols in the terms' formulas, each as text and as LaTeX."""
         components = {term.component for term in self.terms}
         return self.prediction.architecture.definitions(components, self.prediction.offset)
 
@@ -652,7 +652,7 @@ def _line(text: str) -> Written:
 
 
 def _aligned(rows: list[tuple[str, str, str, Term]], width: int) -> list[Written]:
-    """Return one line per row, with aligned values. rows: text before the label, label, note and term."""
+    """Format rows (text before the label, label, note, term) as lines in which the values are aligned."""
     room = max(len(before) + cell_len(label) for before, label, _, _ in rows)
     values = [f"{term.value:+.4f}" for *_, term in rows]
     digits = max(map(len, values))

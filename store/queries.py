@@ -14,7 +14,7 @@ BEFORE, AFTER = 80, 40
 
 @cache
 def named(file: str, package: str = "annotate_transformer.store") -> dict[str, str]:
-    """Return the queries of a package's SQL file, by the name in the line `-- name: …` before each query."""
+    """Read a SQL file with a line `-- name: …` before each query; return a dictionary from name to query."""
     return composed(sections((files(package) / file).read_text(encoding="utf-8")))
 
 
@@ -29,7 +29,7 @@ def composed(queries: dict[str, str]) -> dict[str, str]:
 
 
 def sections(text: str) -> dict[str, str]:
-    """Return the queries in the text of a SQL file, by name, without the headings between them."""
+    """Return the queries in the text of a SQL file as a dictionary from name to query, without headings."""
     text = re.sub(r"\n-- .* -{5,}(?=\n)", "", text)
     parts = (part.split("\n", 1) for part in text.split("\n-- name: ")[1:])
     return {name.strip(): query.strip() for name, query in parts}

@@ -108,7 +108,7 @@ class Question:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The values of the parameters that occur in the query, by name."""
+        """A dictionary from name to value, for the parameters that occur in the query."""
         known: dict[str, Any] = {"run": self.run}
         wanted = names_in(self.text)
         if self.run is not None and wanted.intersection(FACTS):

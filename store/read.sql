@@ -72,7 +72,7 @@ SELECT token_id, token, bytes FROM base.token JOIN base.model USING (tokenizer_i
 
 -- name: whole_corpus
 -- All documents of a run's corpus, in order: one row per document, with its text, its metadata and the sha256 of the
--- whole corpus. If a document of the corpus is not stored, no row is returned.
+-- whole corpus. If even one document of the corpus is not stored, the query returns no rows at all.
 SELECT c.sha256, d.text, d.metadata
 FROM base.run r JOIN base.corpus c USING (corpus_id) JOIN base.document d USING (corpus_id)
 WHERE r.run_id = $run AND c.documents = (SELECT count(*) FROM base.document e WHERE e.corpus_id = c.corpus_id)
@@ -448,8 +448,9 @@ ORDER BY hash(position_id), position_id
 -- name: companions
 -- The neurons and heads whose values correlate most with the values of a given unit (neuron or head), at the positions
 -- of a finished run's random sample. The largest of many correlations is large even by chance. To show how large, the
--- values of the given unit are permuted 19 times with fixed seeds: largest_permuted is the largest abs(r) of a
--- permutation with any other neuron or head. For the permutations, a missing value is replaced by the mean.
+-- values of the given unit are permuted 19 times with fixed seeds, and each permutation is correlated with every other
+-- neuron and head: largest_permuted is the largest abs(r) of all these. For them, a missing value is replaced by the
+-- mean.
 WITH own AS MATERIALIZED (
     SELECT unnest(values)::FLOAT AS value, generate_subscripts(values, 1) AS place
     FROM base.sample_unit WHERE run_id = $run AND kind = $kind AND layer = $layer AND unit = $unit

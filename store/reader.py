@@ -280,7 +280,7 @@ class Store(Session):
     def _toward(
         self, position_id: int, by: str, toward: Toward, minus: Toward | None, logprob: bool
     ) -> pd.DataFrame:
-        """Return the terms toward one target in the column effect; read them if stored, else compute them."""
+        """Return the terms toward one target, in the column `effect`; compute them if they are not stored."""
         if logprob or not is_stored(toward, minus):
             reading = Reading(self, self.runner, self.position(position_id))
             direction = _target(reading, toward, minus, logprob).direction
@@ -409,7 +409,7 @@ class Store(Session):
         return first
 
     def neuron_inputs(self, position_id: int, name: str) -> pd.DataFrame:
-        """Return a neuron's inputs at a position: one row per component that it reads, the largest first.
+        """Return a neuron's inputs at a position, one row per component that the neuron reads, largest first.
 
         value: term of the pre-activation, with the scale of the norm frozen. The terms sum to
         `attrs["pre_activation"]` with the error `attrs["closure"]`; `attrs["activation"]` is the value after
@@ -542,7 +542,7 @@ class Store(Session):
     # The methods below return what `annotate next-token` stored about next-token neurons.
 
     def explanations(self, run: int | None = None) -> pd.DataFrame:
-        """Return the explanations of the prompts on which a head is active, with scores and the baseline.
+        """Return the explanations of when heads are active, with their scores and the baseline's score.
 
         A row has the columns of the views explanations and explanation_scores. For balanced_accuracy,
         precision, npv and f1, the columns …_low and …_high are the ends of the 95 % interval from
@@ -551,13 +551,13 @@ class Store(Session):
         return with_intervals(self._ask("explanations", run))
 
     def ablations(self, run: int | None = None) -> pd.DataFrame:
-        """Return the effects of ablating heads on next-token and baseline neurons (view `ablations`)."""
+        """Return what ablating heads changes in next-token and baseline neurons (view `ablations`)."""
         return self._ask("ablations", run)
 
     # The methods below return results about contrasts, which `annotate ingest --answer-column` stores.
 
     def contrast_accuracy(self, by: str | None = None, run: int | None = None) -> pd.DataFrame:
-        """Return how often the model prefers the answer to the distractor (view `contrasts`).
+        """Return how often the model prefers the answer to the distractor, a wrong answer (view `contrasts`).
 
         There is one row per value of the metadata key `by`, or one row in all. Columns: group_name,
         documents, right_answers, accuracy (with a 95 % Wilson interval), mean_difference (logits, with its
@@ -575,7 +575,7 @@ class Store(Session):
         run: int | None = None,
         least_accuracy: float = contrasts.LEAST_ACCURACY,
     ) -> pd.DataFrame:
-        """Return the mean direct effect on answer − distractor of each component, head or neuron, in logits.
+        """Return mean direct effects of components, heads or neurons on logit(answer) − logit(distractor).
 
         Columns: group_name (a value of the metadata key `by`), component, layer, unit, documents, mean,
         standard_error, low and high (95 % interval over documents), q (false discovery rate over the units
@@ -623,13 +623,14 @@ class Store(Session):
         return rows
 
     def compare(self, run: int, other: int, what: str = "positions", k: int = 100) -> pd.DataFrame:
-        """Return the largest changes from `run` (a) to `other` (b), two runs over the same corpus.
+        """Return the largest changes from `run` to `other`; columns …_a are about `run`, …_b about `other`.
 
         what: `positions` (loss, in nats), `neurons` or `heads` (mean |effect|, in logits). If both runs have
         the same weights, attrs["note"] says so.
 
         Raises:
-            BadQuestion: the runs have different corpora, or their models different shapes.
+            BadQuestion: for `positions`, the runs have different corpora; for `neurons` or `heads`, the runs'
+                models have different shapes.
         """
         one_of("what", what, ("positions", "neurons", "heads"))
         with self.together():
@@ -738,7 +739,7 @@ def _sides(toward: Toward, minus: Toward | None) -> tuple[str, str | None]:
 
 
 def _one_column(terms: pd.DataFrame, logit: StoredLogit) -> pd.DataFrame:
-    """Replace the columns toward_next and toward_top by one column, effect, with the terms of `logit`."""
+    """Replace the columns `toward_next` and `toward_top` by a column `effect`, with the terms of `logit`."""
     plus, *minus = columns = [f"toward_{side}" for side in logit.sides]
     made = terms.drop(columns=[f"toward_{side}" for side in STORED])
     made["effect"] = terms[plus] - terms[minus[0]] if minus else terms[plus]
@@ -772,7 +773,7 @@ def _note_codes(rows: pd.DataFrame, error: float) -> None:
 
 
 def _rounding_of_units(units: list[str]) -> dict[str, float]:
-    """Return the rounding errors of the columns that a search returns for `units`, by column name.
+    """Return a dictionary from column to rounding error, for the columns that a search adds for `units`.
 
     A search for `L3N7` returns columns such as L3N7_activation.
     """

@@ -208,7 +208,7 @@ class Patching:
 
 
 class Patched(NamedTuple):
-    """The logit (or difference of logits) after the last token if one patch is applied.
+    """The logit (or difference of logits) after the prompt's last token, with one patch or with no patch.
 
     layer, head, place: what was patched; None stands for all, such as all heads, or for no patch
     """
@@ -220,7 +220,7 @@ class Patched(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A token, as the tokenizer divides a text."""
+    """One of the tokens into which the tokenizer divides a text."""
 
     token_id: int
     text: str
@@ -254,13 +254,19 @@ class Runner(Protocol):
     def head_score(
         self, about: "pd.Series[Any]", tokens: Sequence[int], layer: int, head: int, source: int | None
     ) -> HeadScore:
-        """Decompose a head's attention score from the last token to `source` (None: to its top source)."""
+        """Decompose a head's attention score from the last token to `source`.
+
+        If `source` is None, it is the source to which the head attends most.
+        """
 
     def moved(
         self, about: "pd.Series[Any]", tokens: Sequence[int], layer: int, head: int, source: int | None,
         direction: Direction,
     ) -> Moved:  # fmt: skip
-        """Decompose a head's direct effect at the last token from `source` (None: from its top source)."""
+        """Decompose a head's direct effect at the last token from `source`.
+
+        If `source` is None, it is the source to which the head attends most.
+        """
 
     def patch(
         self,

@@ -32,7 +32,9 @@ Draws = dict[str, np.ndarray]  # maps the name of a score to random values of th
 
 
 def with_intervals(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of explanation_scores, with the ends of each score's interval as …_low and …_high.
+    """Return the rows with added columns …_low and …_high: the ends of each score's 95 % interval.
+
+    scores: rows of explanation_scores
 
     Also added are `difference` (balanced accuracy minus the baseline), its interval, and `beats_baseline`,
     which is None without an interval and in the baseline's own rows.
@@ -47,7 +49,10 @@ def with_intervals(scores: pd.DataFrame) -> pd.DataFrame:
 def intervals(
     true_active: int, false_inactive: int, true_inactive: int, false_active: int
 ) -> dict[str, Interval]:
-    """Return the 95 % interval of each score; NaN if a class has no prompt or a score is 0 / 0."""
+    """Return the 95 % interval of each score. Its ends are NaN if the score is 0 / 0.
+
+    All ends are NaN if there is no prompt on which the head is active, or none on which it is not active.
+    """
     counts = (true_active, false_inactive, true_inactive, false_active)
     if not (true_active + false_inactive and true_inactive + false_active):
         return dict.fromkeys(FIGURES, NOT_KNOWN)
@@ -72,7 +77,7 @@ def above_baseline(
 
 
 def _intervals(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the intervals and further values to add to one row of explanation_scores, by column."""
+    """Return a dictionary from column to value, with the columns to add to a row of explanation_scores."""
     tp, fn, tn, fp, neurons = (
         0 if pd.isna(row[name]) else int(row[name]) for name in (*COUNTS, "baseline_neurons")
     )
@@ -160,7 +165,7 @@ def permutation_p(falls: np.ndarray, is_active: np.ndarray) -> float:
         return float("nan")
 
     def apart(of_active: np.ndarray, so_far: np.ndarray | int) -> np.ndarray:
-        """Return the scaled distance between the groups' distributions at the `so_far`-th smallest decrease.
+        """Return the scaled distance between the groups' distributions after the `so_far` smallest decreases.
 
         The distance is |F_active − F_inactive| · n_active · n_inactive, where F is the empirical distribution
         function of a group's decreases; the product makes values integers.

@@ -190,7 +190,7 @@ def search(where: Condition, run: int, limit: int) -> Found:
 
 
 def _make_plain(value: sa.BindParameter[Any]) -> None:
-    """Convert a parameter's numpy numbers, which DataFrames contain, to Python numbers; set its SQL type."""
+    """Convert the numpy numbers in a parameter to Python numbers, and set the parameter's SQL type."""
     value.value = plain(value.value)
     values = value.value if value.expanding else [value.value]
     if isinstance(value.type, sa.types.NullType) and values:

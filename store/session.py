@@ -190,15 +190,15 @@ class Session:
         return self.sql("FROM runs WHERE run_id = $run", {"run": run}).iloc[0]
 
     def facts(self, run: int) -> dict[str, int | None]:
-        """Return the query parameters $tokenizer and $context of a run; None if there is no such run."""
+        """Return a run's query parameters $tokenizer and $context; both are None if there is no such run."""
         values = self._kept(("facts", run), lambda: self._row("facts", {"run": run}))
         return dict(zip(FACTS, values, strict=True))
 
     def _runs(self) -> tuple[int | None, list[int], list[int], bool]:
-        """Return facts about all runs of the store.
+        """Return which runs there are, which are finished, and whether at least one run has coded neurons.
 
-        They are the id of the latest finished run, the ids of all runs, the ids of the finished runs, and the
-        answer of `has_coded`.
+        The values are the id of the latest finished run, the ids of all runs, the ids of the finished runs,
+        and the answer of `has_coded`.
         """
         found: tuple[int | None, list[int], list[int], bool] = self._kept(
             "runs", lambda: self._row("chosen_run")

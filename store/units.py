@@ -65,7 +65,10 @@ class Unit:
         return self._samples(bins, k)
 
     def stats(self) -> pd.Series:
-        """Return min, max, mean, std, n and mean direct effects; exact over all positions of the run."""
+        """Return exact statistics over the run's positions, such as the mean and the mean direct effect.
+
+        Special tokens are left out, unless the run has --special-in-lists.
+        """
         return self._ask("stats").iloc[0]
 
     def histogram(self) -> pd.DataFrame:
@@ -106,7 +109,7 @@ class Unit:
             truncate(frame, positions, what="the stored lists have")
 
     def question(self, what: str, **parameters: Any) -> Question:
-        """Return the query for this unit: neuron_WHAT or head_WHAT if read.sql has it, otherwise WHAT."""
+        """Return the query `what` about this unit, or its variant neuron_… or head_… if read.sql has one."""
         own = f"{self.kind}_{what}"
         query = own if own in named("read.sql") else what
         unit = OneUnit(self.kind, int(self.layer), int(self.number), self.sql_type)
@@ -122,7 +125,10 @@ class Neuron(Unit):
     kind, letter, per_layer, sql_type = "neuron", "N", "d_mlp", "UINTEGER"
 
     def windows(self, k: int = 20) -> pd.DataFrame:
-        """Return the windows in which the neuron's maximum is largest (φ of Neo et al. 2024); exact."""
+        """Return the windows in which the neuron's maximum activation is largest. The answer is exact.
+
+        The maximum in a window is φ in Neo, Cohen and Barez (2024).
+        """
         return self._ask("windows", k=k, **TEXT)
 
     def tokens(self, k: int = 20) -> pd.DataFrame:
@@ -134,7 +140,7 @@ class Neuron(Unit):
         return self._kept(self._ask("tokens", k=k))
 
     def effects(self, k: int = 20) -> pd.DataFrame:
-        """Return the next tokens on which the neuron's direct effect is largest, summed over positions.
+        """Return the next tokens on which the neuron's summed direct effect is largest in absolute value.
 
         The sum is only over positions where the neuron is stored as one of the strongest of its layer.
         """
@@ -157,20 +163,20 @@ class Neuron(Unit):
 
 
 class Head(Unit):
-    """Queries about one head: `at.open(…).head("L1H2")`. All heads are stored, so all answers are exact."""
+    """Queries about one head: `at.open(…).head("L1H2")`. Heads are stored at every position."""
 
     kind, letter, per_layer, sql_type = "head", "H", "n_heads", "UTINYINT"
 
     def tokens(self, k: int = 20) -> pd.DataFrame:
-        """Return the tokens that are most often the head's top source, with the mean effect there."""
+        """Return the tokens that the head most often attends to most, with mean attention and effect."""
         return self._ask("tokens", k=k)
 
     def destinations(self, k: int = 20) -> pd.DataFrame:
-        """Return the tokens at which the head's direct effect, summed over positions, is largest."""
+        """Return the tokens at which the head's summed direct effect is largest in absolute value."""
         return self._ask("destinations", k=k)
 
     def effects(self, k: int = 20) -> pd.DataFrame:
-        """Return the next tokens on which the head's direct effect, summed over positions, is largest."""
+        """Return the next tokens on which the head's summed direct effect is largest in absolute value."""
         return self._ask("effects", k=k)
 
     def mean_effect(self) -> pd.DataFrame:
@@ -182,5 +188,5 @@ class Head(Unit):
         return mean_over_positions(self.session, self.run, "toward_next", "heads", chosen, ())
 
     def distances(self) -> pd.DataFrame:
-        """Return number of positions, mean attention and mean effect by distance to the top source."""
+        """Return position count, mean attention and mean effect per distance to the most attended source."""
         return self._ask("distances")

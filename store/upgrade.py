@@ -108,7 +108,7 @@ def _convert(old: Path, new: Path, version: int) -> None:
 
 
 def _views(con: duckdb.DuckDBPyConnection, version: int) -> set[str]:
-    """Create views of the tables in the old and in each later version; return the newest version's tables."""
+    """Create views of each version's tables, up to the newest version; return the newest tables' names."""
     con.execute("USE memory")
     tables = {table: f"FROM old.base.{table}" for table in _tables(con, "old")}
     for reached in range(version, SCHEMA_VERSION + 1):

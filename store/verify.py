@@ -80,7 +80,7 @@ def _subjects(reading: Reading, run_id: int | None) -> list[Subject]:
 
 
 def _checks(subject: Subject) -> dict[str, Look]:
-    """Return the checks of the store, a model or a run by name, from verify.sql and from this module."""
+    """Return a dictionary from name to function, with the checks of the store, a model or a run."""
     checks: dict[str, Look] = {} if subject else {"every block can be read": partial(_rows, every_block())}
     checks["checksums"] = _checksums
     checks |= {
@@ -113,7 +113,7 @@ def _rows(query: str, con: duckdb.DuckDBPyConnection, subject: Subject) -> Broke
 def _checksums(con: duckdb.DuckDBPyConnection, subject: Subject) -> Broken:
     """Compare the rows of a run, a model or the store with their recorded checksums.
 
-    The checksums of tokenizers and corpora are compared with those of the store.
+    Rows of tokenizers and corpora are compared when the subject is the store.
     """
     problems = list[str]()
     for owner, owner_id in owners(con):

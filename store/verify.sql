@@ -349,9 +349,9 @@ FROM head_sources s JOIN base.position p USING (run_id, position_id)
 WHERE s.run_id = $run_id AND greatest(abs(s.toward_top), coalesce(abs(s.toward_next), 0)) < p.source_bound - 0.00021 - base.float_error(p.source_bound)
 
 -- name: attention of sources
--- At each position, the stored sources of a head have at most as much attention as the head's top source. The attention
--- probabilities sum to 1, so those of the top source and of another source sum to at most 1. Both conditions hold up to
--- rounding.
+-- At each position, the attention of a head to each stored source is at most its attention to the head's top source.
+-- The attention probabilities of a head sum to 1, so those of the top source and of any other source sum to at most 1.
+-- Both conditions hold up to rounding.
 SELECT 'position ' || s.position_id || ', head L' || s.layer || 'H' || s.head || ': the attention to its top source '
        || h.position_id - h.source_offset || ' is ' || h.attention || ', but the attention to source ' || s.position_id - s.source_offset
        || ' is ' || s.attention AS problem
@@ -911,8 +911,9 @@ WHERE l.run_id = $run_id
                    AND abs(n.total + l.mlp_remainder + l.mlp_bias - l.mlp) <= 1e-9 * (1 + c.size) AND l.neuron_limit <= n.smallest, false)
 
 -- name: sources of contrasts complete
--- For each contrast, the pairs of a head and a source with the largest effects have rows. All contrasts of a run have
--- the same number of these rows. Only a contrast that has fewer pairs has fewer rows, one for each pair.
+-- For each contrast, base.contrast_source has one row for each of the pairs of a head and a source with the largest
+-- effects. The number of rows is the same for all contrasts of a run that have enough pairs. A contrast with fewer
+-- pairs has a row for each of its pairs.
 WITH counted AS (
     SELECT c.document_id, count(s.layer) AS n, count(DISTINCT (s.layer, s.head, s.source_position_id)) AS sources,
            any_value(m.n_layers * m.n_heads * (p.position + 1)) AS most

@@ -73,7 +73,7 @@ class Weights:
         return self._of(Neuron, "neuron_stats", name)
 
     def next_token_neurons(self, token: str | None = None, k: int = 20) -> pd.DataFrame:
-        """Return the neurons with the highest congruence with a token: k per layer, or k for a given `token`.
+        """Return the neurons with the highest congruence with a token: k per layer, or k in all for `token`.
 
         A neuron's next-token is the token with which it has its highest congruence. Without `token`, only
         next-tokens that begin with a space and are longer than two characters count (Neo, Cohen and Barez
@@ -84,7 +84,7 @@ class Weights:
         return self._ask("neurons_of_token", token_id=self._token_id(token), k=k)
 
     def erasing_neurons(self, k: int = 20) -> pd.DataFrame:
-        """Return the k neurons with the lowest cosine between W_in and W_out, which erase what they read."""
+        """Return the k neurons that most erase what they read, by the lowest cosine of W_in and W_out."""
         return self._ask("erasing_neurons", k=k)
 
     # Heads
@@ -153,7 +153,7 @@ class Weights:
     # compare what it predicts with the corpus.
 
     def direct_path(self, token: str, k: int = 20) -> pd.DataFrame:
-        """Return the k next tokens that a token's embedding predicts, and the k that follow it most often.
+        """Return the k next tokens that the direct path (W_E, W_U) predicts, and the k most frequent ones.
 
         rank and logprob (nats) are NULL for tokens that are not in the stored list of the direct path;
         corpus_rank, count and share are NULL for tokens that never come next in the corpus.
@@ -166,7 +166,7 @@ class Weights:
     def bigram_agreement(self, k: int = 100, token: str | None = None) -> pd.DataFrame:
         """Return how well the direct path (W_E, W_U) predicts bigrams, for the run's k most frequent tokens.
 
-        token: return only this token's row; no row if no token ever comes next after it in the run.
+        token: return only this token's row; the answer is empty if no token ever follows it in the run.
         """
         if token is not None:
             return self._ask("bigram_agreement", k=1, token_id=self._token_id(token))
@@ -177,7 +177,7 @@ class Weights:
         return self._of_run("bigram_summary")
 
     def bigram_distances(self) -> pd.DataFrame:
-        """Return how similar a bigram's first token (W_E) and second token (W_U) are, by bigram count.
+        """Return the similarity of a bigram's first token (W_E) and second token (W_U), by bigram count.
 
         min_count, max_count: the range of bigram counts of a row; 0: bigrams that do not occur.
         """

@@ -51,7 +51,11 @@ def whole(target: Path, *, folder: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def _locked(part: Path) -> Iterator[None]:
-    """Hold a shared lock on a file or folder; on a file system without locks, leftover files stay."""
+    """Hold a shared lock on a temporary file or folder while the block writes it.
+
+    The lock shows other processes that the file is no leftover. On a file system without locks, leftovers are
+    never removed.
+    """
     lock = os.open(part, os.O_RDONLY)
     try:
         with suppress(OSError):

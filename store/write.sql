@@ -305,8 +305,9 @@ SELECT * FROM base.next_token_neuron WHERE run_id = $run_id
 
 -- name: neurons_to_draw
 -- The neurons of the given layers, each with its mean activation; baseline neurons are drawn from them. is_eligible:
--- whether the neuron could be a next-token neuron, because of the token that it promotes most; such a neuron is not
--- drawn. If the model's weights were not read, this token is unknown, and no neuron is eligible.
+-- whether the token that the neuron promotes most could be the next-token of a next-token neuron. Neurons with
+-- is_eligible = true are not drawn. If the model's weights were not read, this token is unknown, and is_eligible is
+-- false.
 SELECT s.layer, s.unit AS neuron, coalesce(s.mean, 0) AS mean, coalesce(base.is_next_token(v.token), false) AS is_eligible
 FROM base.unit_summary s JOIN base.run r USING (run_id)
 LEFT JOIN neuron_vocabulary v

@@ -69,7 +69,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Everything that determines a run; two runs are equal only if all of these values are equal.
+    """The model, corpus, settings and library versions of a run, by which an equal run is recognised.
 
     A model is identified by its weights, the entries of its config.json that affect values, and its
     tokenizer, under any name, path or link. The revision counts too if both models have one: two training
@@ -126,7 +126,7 @@ class Begun:
 
 
 def portions(lists: Iterable[pa.Table]) -> Iterator[tuple[dict[str, list[Any]], pa.Table]]:
-    """Merge small tables of list entries into larger ones; yield each with the keys of its lists.
+    """Merge small tables of entries of top-k lists into larger ones; yield each with its lists' keys.
 
     `lists` has one table for each kind, name and layer of lists. Yields pairs: a dictionary with the
     arrays kinds, lists and layers, which together identify the lists in the table, and the table.
@@ -162,7 +162,7 @@ def passages(documents: list[dict[str, Any]]) -> pa.Table:
 
 
 def check(path: str | Path) -> None:
-    """Raise the error that a `Writer` of this file would raise; call this before any computation."""
+    """Check that a `Writer` could write this file now, so that errors come before a long computation."""
     with Writer(path) as writer:
         writer.unfinished()
 
@@ -186,7 +186,7 @@ class BegunModel:
 
 @cache
 def limits() -> dict[str, dict[str, float]]:
-    """Return the exclusive upper limit of |value| that each column can store, by table and column name.
+    """Return, for each table and column, the limit below which |value| must be to fit into the column.
 
     The bounds follow from the types in schema.sql: a DECIMAL(9, 3) holds six digits before the point after
     rounding; a logit in a BIGINT counts steps of 2^-23 (base.units); a FLOAT holds every finite number.
@@ -402,13 +402,13 @@ class Writer:
                 self._run(con, "insert_top_candidate", table)
 
     def samples(self, run_id: int) -> Iterator[pa.Table]:
-        """Yield the sampled rows of an unfinished run, a few layers at a time."""
+        """Yield the rows of an unfinished run's random sample, a few layers at a time."""
         found = self.fetch("sampled_layers", run_id=run_id, values=4 * PORTION)
         for layers in found["layers"].to_pylist():
             yield self.fetch("sample_rows", run_id=run_id, layers=layers)
 
     def finish(self, run_id: int, samples: Iterable[pa.Table], lists: Iterable[pa.Table]) -> None:
-        """Replace a run's list candidates and sampled rows by final lists and samples; mark the run finished.
+        """Replace a run's top-k candidates and sampled rows by the final rows, and mark the run finished.
 
         This takes several transactions, as in `drop_candidates`. If the process is killed between two of
         them, the same command finishes the run.
@@ -440,7 +440,7 @@ class Writer:
         return {*re.findall(r"\b(?:INSERT INTO|DELETE FROM|UPDATE) base\.(\w+)", self._queries[query])}
 
     def fetch(self, query: str, **parameters: Any) -> pa.Table:
-        """Run a SELECT of write.sql and return its rows, from which a resumed run restores its state."""
+        """Run a SELECT of write.sql and return its rows as an Arrow table."""
         with self._open() as con:
             return con.execute(self._queries[query], parameters).to_arrow_table()
 
@@ -483,7 +483,7 @@ class Writer:
             yield con
 
     def _recorded(self, con: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
-        """Return a summary of the store, the query `state` of write.sql, to notice what others wrote."""
+        """Return a summary of the store, by which `_check_unchanged` notices writes of other programs."""
         return con.execute(self._queries["state"]).fetchall()
 
     def _make_way(self) -> None:
@@ -575,7 +575,7 @@ class Writer:
 
 @cache
 def _statements() -> dict[str, str]:
-    """Return the writer's statements by name, from write.sql and from the catalogue."""
+    """Return a dictionary from name to SQL statement: those of write.sql and those made for each table."""
     made = {f"insert_{table.name}": table.insert for table in catalogue().values()}
     for table in catalogue().values():
         if table.is_replaced:

@@ -39,7 +39,7 @@ _reading: ContextVar[Path | None] = ContextVar("_reading", default=None)
 
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Context manager: inside the block, the queries read the prompt's store `file`, not the app's store."""
+    """Context manager: inside the block, queries read a prompt's store, `file`, and not the app's store."""
     token = _reading.set(file)
     try:
         yield
@@ -118,7 +118,7 @@ models = question(models_read)
 def weights(
     s: Store, /, run: int | None, model: str | None, **asked: dict[str, Any]
 ) -> dict[str, pd.DataFrame]:
-    """Call several methods of `Weights`; return the results by method name, {} if the store has no weights.
+    """Call methods of `Weights`; return a dictionary from method name to result, {} if there are no weights.
 
     asked: a mapping from each method's name to the method's keyword arguments
     """
@@ -147,7 +147,7 @@ def expression(
 
 @cache
 def queries() -> dict[str, str]:
-    """Return all SQL queries of the .sql files in the folder `pages`, by the query's name."""
+    """Return a dictionary from name to SQL query, for all queries in the .sql files of the folder `pages`."""
     folder = files("annotate_transformer.app.browser.pages")
     texts = (file.read_text(encoding="utf-8") for file in folder.iterdir() if file.name.endswith(".sql"))
     return composed({name: query for text in texts for name, query in sections(text).items()})

@@ -55,7 +55,7 @@ def running(text: Any) -> str:
 
 
 def message(text: str) -> str:
-    """Return the HTML of a message, in which `commands` between backticks are code."""
+    """Return the HTML of a message; the parts of the message between backticks are shown as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
@@ -182,7 +182,7 @@ def text(
 
 
 def characters(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """Split a text where its tokens begin and end; return each piece with the rows of its tokens.
+    """Split a text into pieces, usually one per token; return each piece with the rows of its tokens.
 
     A character whose bytes are in several tokens is one piece with several rows. A token that is not in the
     text, such as a BOS, is a piece of its own.
@@ -229,9 +229,9 @@ def _last_character(text: str) -> int:
 
 
 def _share(found: list[tuple[str, list[Row]]], row: Row, shared: int) -> None:
-    """Add the token `row` to the pieces in `found` that hold the last characters of the text so far.
+    """Add the token `row` to those of the last pieces in `found` whose characters the token shares.
 
-    shared: the number of these characters; a piece with more characters is split in two
+    shared: the number of characters that the token shares; a piece with more characters is split in two
     """
     at = len(found)
     while shared and at:
@@ -341,7 +341,7 @@ Cells = Mapping[str, Callable[[Row], str]]
 
 
 def units(run: int | None) -> dict[str, Callable[[Row], str | None]]:
-    """Return the value of `table`'s argument `links` that links each neuron and head to its page."""
+    """Return a value for the argument `links` of `table`, by which neurons and heads link to their pages."""
 
     def a_head(of: str) -> Callable[[Row], str]:
         return lambda row: link("head", run=run, head=_head(row, of))
@@ -358,7 +358,11 @@ def _head(row: Row, of: str = "") -> str:
 
 
 def marked(text: str, href: str, *, bold: bool, here: bool) -> str:
-    """Return a table cell that is a link. `bold`: bold with a dot. `here`: framed, and scrolled into view."""
+    """Return a table cell that is a link.
+
+    bold: whether the text is bold, after a dot
+    here: whether the cell has a frame, and the page scrolls to the cell
+    """
     shown = f"<b>●{escape(text)}</b>" if bold else escape(text)
     classes = 'class="cell here" data-scroll' if here else 'class="cell"'
     return f'<a href="{escape(href)}" {classes}>{shown}</a>'

@@ -133,7 +133,7 @@ def switch(
 
 
 def asked_unit(kind: str, example: str) -> str | None:
-    """Show a text box for the name of a neuron or head; return the name, which the URL holds, or None."""
+    """Show a text box for the name of a neuron or head; return the name in the URL, None if there is none."""
     current = links.text(kind)
     st.text_input(
         kind.capitalize(),
@@ -171,7 +171,7 @@ def title(text: str) -> None:
 
 
 def title_of_unit(kind: str) -> None:
-    """Show the title of the page of a neuron or head. If the URL has a valid name, it is in the title."""
+    """Show `Neuron` or `Head` as the page's title, followed by the name in the URL if that name is valid."""
     name = links.text(kind)
     known = f" {unit_name(*parse(name))}" if name and conditions.is_unit(name) else ""
     title(kind.capitalize() + known)
@@ -247,7 +247,7 @@ def _parquet(frame: pd.DataFrame) -> bytes:
 
 
 def sentence(error: AnnotateError) -> None:
-    """Show the message of an error as plain text, not as Markdown, but with `commands` as code."""
+    """Show an error's message as plain text, not as Markdown; the parts between backticks are code."""
     hue = markup.AMOUNT if isinstance(error, NothingYet) else markup.LOWERS
     linked.show(
         f'<p style="padding:0.8rem 1rem;border-left:4px solid rgb({hue})">{markup.message(str(error))}</p>',

@@ -41,7 +41,7 @@ class Target:
 
     @property
     def computed(self) -> bool:
-        """Whether the run's model computes the terms; otherwise the store has them."""
+        """Whether the run's model must compute the terms now; if not, they are read from the store."""
         return self.of is not None
 
     def decomposition(self, position: int, by: str) -> pd.DataFrame:

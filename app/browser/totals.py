@@ -71,7 +71,7 @@ class Totals:
 
 
 def of(at: "pd.Series[Any]", target: Target) -> Totals:
-    """Return the stored total effects on a target, and compute the total effects of the units in the URL."""
+    """Compute the total effects of the units in the URL's `ablate`; return them and the stored ones."""
     number = int(at.position_id)
     stored = answers.asked("stored_ablations", position=number)
     known = stored[_is_toward(stored, at, target)]
@@ -99,7 +99,7 @@ def _name(kind: str, row: Row) -> str:
 
 
 def _is_toward(stored: pd.DataFrame, at: "pd.Series[Any]", target: Target) -> "pd.Series[bool]":
-    """Return a mask of the rows of `stored` that are effects on the target by zero-ablation at all tokens."""
+    """Return a mask of the rows in `stored` that have this target and are of zero-ablation at all tokens."""
     texts: dict[str | None, Any] = {"next": at.next_token, "top": at.top_token}
     of, minus = (texts.get(token, token) for token in (target.name, target.minus))
     is_minus = stored.minus_token.isna() if minus is None else stored.minus_token == minus
@@ -131,7 +131,7 @@ def show(totals: Totals) -> None:
 
 
 def _page(run: int, units: str) -> str | None:
-    """Return the URL of the page of a head or neuron; None for several units, or a whole layer."""
+    """Return the URL of a head's or neuron's page; None for other units, such as an MLP or several heads."""
     if "+" in units or not units[-1].isdigit():
         return None
     kind = "head" if parse(units)[0] == "H" else "neuron"
@@ -158,7 +158,7 @@ def over_sample(run: int, kind: str, name: str) -> None:
 
 
 def beside(run: int, name: str, frame: pd.DataFrame) -> Callable[[Row], markup.Beside]:
-    """Return a function that makes the link beside a context: a total effect, or a link that computes it."""
+    """Return a function from a context to a second link, which shows the total effect or computes it."""
     found = answers.asked("stored_ablations_of_unit", run=run, unit=name, positions=sorted(frame.position_id))
     known = dict(zip(found.position_id, found.total_effect, strict=True))
 

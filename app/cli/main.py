@@ -159,7 +159,7 @@ def _die_with(parent: int) -> None:
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether too little memory caused the error and its message does not advise on memory already."""
+    """Return whether too little memory caused the error, and the message does not yet say what to do."""
     ours = _loaded("annotate_transformer.store.errors", "AnnotateError")
     enough: tuple[type[BaseException], ...] = (
         MemoryError,
@@ -185,7 +185,7 @@ def _says_so(error: BaseException | None) -> bool:
 
 
 def _loaded(module: str, *names: str) -> tuple[type[BaseException], ...]:
-    """Return classes of a module, or () if it is not loaded, because an import could run out of memory."""
+    """Return classes of a module, or () if it is not loaded: importing it now could run out of memory."""
     found = sys.modules.get(module)
     return tuple(getattr(found, name) for name in names if hasattr(found, name))
 

@@ -224,7 +224,7 @@ def _restricted(
 
 
 def _target(format: str) -> str:
-    """Return the output for which store/arrow.py converts rows: `parquet`, or `text` for other formats."""
+    """Return the argument `target` of `for_arrow` for a format: `parquet`, or `text` for other formats."""
     return "parquet" if format == "parquet" else "text"
 
 

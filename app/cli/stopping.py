@@ -42,7 +42,7 @@ _state = _State()
 
 
 def listen(safe: str) -> None:
-    """From now on, let Ctrl-C and SIGTERM end this process; the last message ends with `safe`.
+    """From now on, let Ctrl-C and SIGTERM end this process, with a message that ends with the text `safe`.
 
     A signal that the parent process ignores (`nohup`, a script's `&`) stays ignored.
     """
@@ -91,7 +91,7 @@ def interrupting(interrupt: Callable[[], None]) -> Iterator[None]:
 
 
 def nothing_is_left_to_tidy() -> None:
-    """From now on, let a signal end the process at once, as nothing catches exceptions while Python exits."""
+    """From now on, let a signal end the process at once: while Python exits, nothing catches exceptions."""
     _state.tidy = True
 
 

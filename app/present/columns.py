@@ -527,7 +527,7 @@ CONTRAST_ACCURACY = (
 
 
 def contrast_means(frame: pd.DataFrame) -> Columns:
-    """Return the columns for mean effects, without that of the largest possible error if all errors are 0."""
+    """Return the columns for mean effects; leave out the largest possible error if all errors are 0."""
     shown = (
         words("unit", "unit", unit_of_contrast),
         count("documents (n)", "documents"),
@@ -599,7 +599,7 @@ def patches(frame: pd.DataFrame) -> Columns:
 
 
 def toward_one(columns: Columns, frame: pd.DataFrame) -> Columns:
-    """Replace the effects on next token and top prediction by one column, the effect on a chosen target."""
+    """Replace the two columns for next token and top prediction by one: the effect on a chosen target."""
     there = tuple(column for column in columns if column.name in frame and column not in BOTH)
     return (*there, signed_number("direct effect (logits)", "effect"))
 
@@ -809,7 +809,7 @@ def replication(model: str) -> Columns:
 
 
 def falls(of: str, digits: int) -> Columns:
-    """Return the columns for the decrease of the activation or probability (`of`) when a head is ablated.
+    """Return the columns for a decrease when a head is ablated; `of` is `activation` or `probability`.
 
     They are the mean decreases on prompts where the head is active and on the others, the Kolmogorov-Smirnov
     distance between the two samples, and its p-value.

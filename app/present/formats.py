@@ -117,7 +117,7 @@ def _reader(answer: Any) -> "pa.RecordBatchReader":
 
 
 def _shortest(column: "pa.Array") -> "pa.Array":
-    """Convert each FLOAT to the DOUBLE with the fewest decimals, 0.1 instead of 0.10000000149011612."""
+    """Convert each FLOAT to the DOUBLE that prints with the fewest digits: 0.1, not 0.10000000149011612."""
     import pyarrow as pa
 
     # The first cast turns FLOAT into the text type large_string, the second turns large_string into DOUBLE.
@@ -174,7 +174,7 @@ def _iso(column: "pa.Array") -> "pa.Array":
 
 
 def _as_duckdb_writes(column: "pa.Array") -> "pa.Array":
-    """Return dates and times as DuckDB prints them, for years before 1 or after 9999 and for infinity."""
+    """Return dates and times as text, as DuckDB prints them: this works for any year and for infinity."""
     import duckdb
     import pyarrow as pa
 

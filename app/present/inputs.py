@@ -47,7 +47,7 @@ def _renamed(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
 
 
 def readings(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return pairs of a kind of input, `pre` or `pre_linear`, and its rows, for the kinds in the frame."""
+    """Split a frame by its column `reading`; return pairs of a value, `pre` or `pre_linear`, and its rows."""
     found = []
     for reading in VALUES:
         rows = frame[frame.reading == reading]
@@ -58,7 +58,7 @@ def readings(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def through(reading: str, is_gated: bool) -> str:
-    """Return the end of a title that names a gated neuron's input weights; empty for a neuron without a gate.
+    """Return the end of a title: the weights with which a gated neuron reads; empty for other neurons.
 
     >>> through("pre", True), through("pre_linear", True), through("pre", False)
     (' through W_gate', ' through W_in', '')

@@ -103,7 +103,7 @@ def ranged(row: Row, name: str) -> str:
 
 
 def give_or_take(value: float, margin: float, digits: int = 3) -> str:
-    """Return a mean as text, with ± half the width of its interval, or ± and a dash without an interval.
+    """Return a mean as text, followed by ± and half its interval's width, or a dash if it has no interval.
 
     >>> give_or_take(0.61234, 0.2), give_or_take(0.61234, float("nan"))
     ('+0.612 ± 0.200', '+0.612 ± —')
@@ -189,7 +189,7 @@ def explanation_of(row: Row) -> str:
 
 
 def score_or_why(row: Row) -> str:
-    """Return the balanced accuracy with its interval, the reason why it is missing, or a dash."""
+    """Return the balanced accuracy with its interval or why it is missing; a dash if nothing is explained."""
     unscored = pd.isna(row["balanced_accuracy"]) and pd.notna(row["text"])
     return "none: no answer for a class" if unscored else ranged(row, "balanced_accuracy")
 
@@ -207,7 +207,7 @@ def baseline_of(row: Row) -> str:
 
 
 def beside_rotated(compositions: pd.DataFrame) -> str:
-    """Return a sentence that explains the baseline of the scores in a table of head compositions."""
+    """Return a sentence about the randomly rotated weights with which head compositions are compared."""
     if compositions.empty:
         return "A model of one layer has no composition of heads."
     n = f"n = {compositions.pairs.iloc[0]:,} pairs and kinds"

@@ -100,7 +100,7 @@ BEHAVIOURS = tuple(MEASURES)  # names of the behaviours; in every array, the axi
 
 @dataclass(frozen=True)
 class AttentionSums:
-    """The sum of each behaviour's measure over positions, in steps of 2^-30, and the number of positions.
+    """Sums of each behaviour's measure over positions, in units of 2^-30, and the number of positions summed.
 
     `total` has the shape (behaviour, head), and `count` the shape (behaviour,); both are int64.
     """
@@ -110,7 +110,7 @@ class AttentionSums:
 
 
 def attention_sums(pattern: Tensor, repeats: Repeats, stored: Stored) -> AttentionSums:
-    """Sum each behaviour's measure over the positions of a batch that the run's statistics include.
+    """Sum each behaviour's measure over those positions of a batch that the run's statistics include.
 
     `pattern` has the shape (P, head, source).
     """

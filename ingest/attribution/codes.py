@@ -28,7 +28,7 @@ LOW_DECIMALS, STEP_DECIMALS = 3, 4
 
 @dataclass(frozen=True)
 class Coded:
-    """The activations of one layer at P positions, as codes; a code means low + step · code, ± step / 2.
+    """A layer's activations at P positions, each rounded to `low` + `step` · code and stored as the code.
 
     `low`, `step`, of shape (P, part): one value per group of PART neurons, rounded so that the codes cover
     all activations;

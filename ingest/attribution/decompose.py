@@ -144,7 +144,7 @@ class Decomposition:
 
     @cached_property
     def contributions(self) -> list[Tensor]:
-        """The terms of the view `contributions`, each of shape (2, P): effects on the two targets."""
+        """The terms of the view `contributions`: effects on next token and top prediction, shape (2, P)."""
         of_layers = (part for x in self.layers for part in (x.attn, x.mlp))
         return [*self.embedding.values(), self.final_bias, *of_layers]
 
@@ -310,7 +310,7 @@ class BatchParts:
         return self.stored.pick(self.forward.attn_scale[i]), self.stored.pick(self.forward.mlp_scale[i])
 
     def _heads(self, i: int, W_O: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, AttentionTerms]:
-        """Return the effects of a layer's heads, the lengths of the heads' outputs, and the heads' attention.
+        """Return, for a layer's heads, direct effects, norms of output vectors, and a summary of attention.
 
         The effects have the shape (2, P, head), and the lengths the shape (P, head). `scale`, of shape (P,):
         the divisor of the effects.

@@ -166,7 +166,7 @@ class Selection:
         )
 
     def attention(self, layer: int, pattern: Tensor, v: Tensor, read: Tensor) -> AttentionTerms:
-        """Return each head's most attended sources and behaviours; keep the strongest terms for `sources`.
+        """Return each head's most attended sources and behaviours; keep strong terms for method `sources`.
 
         `pattern`, of shape (window, head, position, source): attention probabilities;
         `v`, of shape (window, source, head, d_head): values;
@@ -213,7 +213,7 @@ class Selection:
 
 
 def source_products(stored: Stored, v: Tensor, read: Tensor) -> Tensor:
-    """Return each source's effect for an attention weight of 1: the inner product of `read` and the value.
+    """Return each source's effect at attention 1: the inner product of `read` and the source's value vector.
 
     `v` and `read` are as in `Selection.attention`. The result has the shape (window, head, 2, position,
     source).
@@ -246,7 +246,7 @@ def _strongest_neurons(sizes: list[Tensor], k: int | None) -> tuple[Tensor, Tens
 
 
 def _top(values: Tensor, k: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each row's k largest values (all for k = None), their indices, and the largest other value."""
+    """Return each row's k largest values with indices, and the largest value left out; k = None takes all."""
     if k is None or k >= values.shape[1]:
         everything = torch.arange(values.shape[1], device=values.device).expand_as(values)
         return values, everything, values.new_zeros(len(values))

@@ -222,7 +222,7 @@ def _bin_of_code() -> Tensor:
 def _reaching(
     values: Tensor, sign: int, eligible: Tensor, stored: Stored, threshold: Tensor, k: int
 ) -> Candidates:
-    """Return the values that, times `sign`, reach the threshold of their neuron's or head's top list.
+    """Return the values for which value · `sign` reaches the threshold of the neuron's or head's top list.
 
     `values` has the shape (P, unit), where a unit is a neuron or a head.
     """
@@ -235,7 +235,7 @@ def _reaching(
 
 
 def entry_threshold(values: Tensor, sign: int, eligible: Tensor, threshold: Tensor, k: int) -> Tensor:
-    """Return, for each top list, the smallest value of a batch that can enter the list.
+    """Return, for each top list, the threshold that a value of a batch must reach to enter the list.
 
     While a list is not full, this is at least the k-th largest value of the batch.
     """

@@ -81,7 +81,7 @@ def unembedded(model: Model, normalized: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _logits_of(model: Model, normalized: Tensor, token_ids: Tensor) -> Tensor:
-    """Return the centred logit of one token at each position."""
+    """Return, for each position, the centred logit of the token that `token_ids` gives for the position."""
     logits: Tensor = (normalized * model.W_U[:, token_ids].T).sum(-1) + model.b_U[token_ids]
     return logits
 
@@ -100,7 +100,7 @@ class RunningPrediction:
         self.top_id, self.above = torch.zeros_like(following), torch.zeros_like(following)
 
     def absorb(self, logits: Tensor, start: int, real: int) -> None:
-        """Update the results with the logits of consecutive token ids, which begin at `start`.
+        """Update the running values with the logits of consecutive token ids, the first of which is `start`.
 
         `logits` has the shape (position, token); `real`: number of these tokens that are not padding.
         """

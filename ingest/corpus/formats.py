@@ -61,7 +61,7 @@ def format_named(name: str) -> str:
 
 
 def format_of(ending: str) -> str | None:
-    """Return the name of the format that has this file ending, or None if there is none."""
+    """Return the name of the format that has this file ending, or None if no format has it."""
     return next((name for name, form in FORMATS.items() if ending in form.endings), None)
 
 

@@ -55,7 +55,7 @@ def utf8_bytes(text: str) -> int:
 
 
 def line_of(error: UnicodeDecodeError) -> int:
-    """Return the line of the undecodable byte, counted from 1 within the bytes that the decoder was given."""
+    """Return the number of the line with the undecodable byte; the decoder's input begins with line 1."""
     return error.object.count(b"\n", 0, error.start) + 1
 
 

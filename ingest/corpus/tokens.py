@@ -222,7 +222,7 @@ def _may_be_cut(spec: dict[str, Any]) -> bool:
 
 
 def _unknown_id(spec: dict[str, Any]) -> int | None:
-    """Return the id of the token for characters outside the vocabulary, or None."""
+    """Return the id of the token for characters outside the vocabulary, or None if there is no such token."""
     model = spec["model"]
     unknown: int | None = model.get("unk_id")
     return (

@@ -141,7 +141,7 @@ def _with_last(pieces: Iterable[Encoded]) -> Iterator[tuple[Encoded, bool]]:
 
 
 def cut_to(window: Window, stored: int) -> Window:
-    """Truncate a window at its end, so that `stored` of its positions are stored (for `--limit-tokens`)."""
+    """Cut off a window's end, so that it has only `stored` positions to store (for `--limit-tokens`)."""
     end = int(np.searchsorted(np.cumsum(window.stored), stored)) + 1
     arrays = ("ids", "positions", "starts", "ends", "stored")
     return replace(window, **{name: getattr(window, name)[:end] for name in arrays})

@@ -86,7 +86,7 @@ class Window:
         )
 
     def _replacements(self, ablation: Ablation) -> dict[str, "Replaced"]:
-        """Return the values that replace the outputs of an ablation's heads and neurons, by hook point."""
+        """Return, for each hook point, the values that replace the outputs of ablated heads or neurons."""
         units: dict[str, set[int]] = defaultdict(set)
         for part in ablation.parts:
             units[_hook(part)] |= set(_units(self.model, part))
@@ -111,7 +111,7 @@ class Window:
         return replaced
 
     def _pool(self, others: tuple[tuple[int, ...], ...]) -> dict[str, Tensor]:
-        """Return the outputs of heads and neurons in the windows `others`, by hook point.
+        """Return, for each hook point, the outputs of the heads or neurons in the windows `others`.
 
         The shapes are (position, head, d_head) and (position, neuron).
         """
@@ -131,7 +131,7 @@ class Window:
         return self._pools[others]
 
     def _direct(self, name: str, of: "Replaced") -> float:
-        """Return the direct effect, at the last token, of the ablated outputs minus their replacements."""
+        """Return the direct effect, at the last token, of the original outputs minus their replacements."""
         layer = int(name.split(".")[1])
         W_O, W_out = self.model.writing(layer)
         of_attn, of_mlp = reading(self.model, self.clean, self.u[0], layer)

@@ -105,7 +105,7 @@ def estimate(model: Model, tokens: Sequence[int], target: int, baselines: Baseli
 def direct_effects(
     model: Model, tokens: Sequence[int], target: int, baselines: Baselines
 ) -> tuple[Tensor, Tensor]:
-    """Return the direct effects, at the last token, of the outputs of heads and neurons minus the baselines.
+    """Return the direct effect, at the last token, of each head's or neuron's output minus its replacement.
 
     The shapes are (layer, head) and (layer, neuron).
     """

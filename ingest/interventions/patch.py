@@ -49,7 +49,7 @@ def patch(
 
 @dataclass(frozen=True)
 class Pair:
-    """Two prompts: `base`, whose forward pass is patched, and `other`, whose activations are put into it."""
+    """Two prompts; the forward pass of prompt `base` is patched with activations of prompt `other`."""
 
     model: Model
     clean: tuple[int, ...]
@@ -133,7 +133,7 @@ class Pair:
         edits: dict[str, Edit] | None = None,
         layers: Sequence[int] = (),
     ) -> dict[int, Tensor]:
-        """Run the model with `edits`; return the activations at the hook point `hook`, by layer.
+        """Run the model with `edits`; return a dictionary from layer to activations at the hook point `hook`.
 
         `layers`: the layers whose activations are returned; all layers if empty.
         """
@@ -167,7 +167,7 @@ class Pair:
 
 
 def _each_its_own(edits: Sequence[dict[str, Edit]]) -> dict[str, Edit]:
-    """Return the edits of a batch in which entry i of `edits` changes only the i-th window."""
+    """Return edits for a batch of windows; they apply entry i of `edits` to the i-th window only."""
     rows: dict[str, list[tuple[int, Edit]]] = {}
     for row, edit in enumerate(edits):
         for hook, change in edit.items():

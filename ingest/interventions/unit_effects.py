@@ -235,7 +235,7 @@ def summaries(direct: Floats, total: Floats, documents: NDArray[np.int64]) -> li
 
 
 def _resampled(total: Floats, documents: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
-    """Return the ends of the mean's 95 % interval, and the mean's standard error, by resampling documents."""
+    """Return 95 % interval (low, high) and standard error of mean total effects, by resampling documents."""
     _, index = np.unique(documents, return_inverse=True)
     sums = np.zeros((int(index.max()) + 1, total.shape[1]))
     np.add.at(sums, index, total)

@@ -48,7 +48,7 @@ class Columns:
 
 @dataclass
 class ContrastReport:
-    """Numbers of stored and skipped documents, and for each reason to skip, a sentence on the first document.
+    """Numbers of stored and skipped documents, and one example, in words, of each reason for skipping.
 
     `without`: documents that lack an answer or a distractor.
     """
@@ -141,7 +141,7 @@ def _skip(report: ContrastReport, kind: str, why: str) -> dict[str, int]:
 
 
 def _with_contexts(writer: Writer, group: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add to each row the token ids of its window, up to its position, and the tokens' position ids."""
+    """Add to each row the window's token ids up to the row's position, and these tokens' position ids."""
     ids = [row["position_id"] for row in group]
     contexts = {row["position_id"]: row for row in writer.fetch("contexts", position_ids=ids).to_pylist()}
     read = []
@@ -201,7 +201,7 @@ def _size(terms: Terms) -> float:
 
 
 def _units(terms: Terms, places: Sequence[int]) -> Rows:
-    """Return rows by table: all layers and heads, and the neurons and sources with the largest |effect|."""
+    """Return each table's rows: all layers and heads, and neurons and sources with the largest |effect|."""
     rows: Rows = {"contrast_layer": [], "contrast_neuron": []}
     attn, mlp = terms.attn, terms.mlp
     for layer, effects in enumerate(terms.neurons):

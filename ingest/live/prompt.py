@@ -82,7 +82,7 @@ def annotated(prompt: str, about: "pd.Series[Any]", model: Model, folder: Path) 
 
 
 class Prompts:
-    """A cache of the last prompts' stores, until the process ends. It annotates one prompt at a time."""
+    """A cache of the stores of the most recent prompts. It annotates one prompt at a time."""
 
     def __init__(self, load: Callable[[str, str | None], Model] = load) -> None:
         self._load, self._lock = load, Lock()

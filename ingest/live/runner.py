@@ -63,7 +63,7 @@ class ModelRunner:
     def _once(
         self, about: "pd.Series[Any]", tokens: Sequence[int], what: object, compute: Callable[[Model], Result]
     ) -> Result:
-        """Return the last result if the question is the same; else compute a new one, which replaces it."""
+        """Return the last result if the question is the same; otherwise compute and remember a new result."""
         key = (about.weights_sha256, tuple(tokens), what)
         # Read `self._computed` only once, because the thread of another page may replace it at any moment.
         computed = self._computed

@@ -81,7 +81,7 @@ class Expected:
 
 
 def _summed(model: Compared, tokens: Tensor, forward: Forward, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of all components' outputs, and the sum of their absolute terms in a logit.
+    """Return the sum of all components' outputs, and the sum of the absolute values of a logit's terms.
 
     `tokens`, `target`, of shape (position,): the text, and for each position the token of the logit. The
     first sum, of shape (position, d_model), is the final residual stream. The second sum, Σ |term|, of shape

@@ -82,7 +82,7 @@ class Given:
     settings: Mapping[str, Any]
 
     def refuse_unreadable(self) -> None:
-        """Raise ModelError if config.json declares quantised weights, or names code or a weights file."""
+        """Refuse a config.json that needs quantised weights, custom Python code or another weights file."""
         for name, why in REFUSED.items():
             if self.settings.get(name):
                 file = self.checkpoint.config_file

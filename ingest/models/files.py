@@ -76,7 +76,7 @@ class Files:
         )
 
     def reach(self, name: str) -> None:
-        """Make transformers raise the reason why a file was not found on the hub, such as no connection."""
+        """Make transformers raise an error that says why a file was not found on the hub."""
         if not self.checkpoint.is_local:
             self._cached(name, raising=True)
 

@@ -107,7 +107,7 @@ def _settings(folder: str, name: str, size: int, changed_ns: int) -> dict[str, A
 
 
 def origin(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the setting `dequantised_from`, which lists the types of quantised weights; {} if none.
+    """Return the setting `dequantised_from` with the types of quantised weights; {} if none are quantised.
 
     The setting is part of the model's identity.
     """

@@ -54,7 +54,7 @@ class Forward:
     resid_post: list[Tensor]
 
     def post_scales(self, layer: int, *at: Any) -> tuple[Any, Any]:
-        """Return the scales of a layer's norms after attention and MLP, at index `at`; 1 if none."""
+        """Return the scales of a layer's norms after attention and MLP at index `at`; 1 if it has none."""
         attn, mlp = (of[layer][at] if of else 1.0 for of in (self.attn_scale, self.mlp_scale))
         return attn, mlp
 
@@ -118,7 +118,7 @@ class EditedForward:
 
 
 def put(values: Tensor | float, *where: Any) -> Edit:
-    """Return an edit that writes `values` into an activation at an index of window, position and unit."""
+    """Return an edit: a function that copies an activation and sets `values` at the copy's index `where`."""
 
     def edit(activation: Tensor) -> Tensor:
         changed = activation.clone()
@@ -154,7 +154,7 @@ class HookPoints:
         last: str | None = None,
         edits: Mapping[str, Edit] = MappingProxyType({}),
     ) -> dict[str, Tensor]:
-        """Run `forward`, and return the activations at the wanted hook points, by the hook point's name.
+        """Run `forward`; return a dictionary from the name of each wanted hook point to the activation there.
 
         `wanted`: kinds of hook points, at every layer;
         `last`: end the pass at this hook point;

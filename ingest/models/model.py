@@ -100,7 +100,7 @@ class Model:
 
     @contextmanager
     def _architecture_explained(self) -> Iterator[None]:
-        """Context manager: turn errors about an architecture without a class here into a ModelError."""
+        """Context manager: turn errors of an architecture without a class in `families` into a ModelError."""
         try:
             yield
         except (ModelError, MemoryError):
@@ -197,7 +197,7 @@ class Model:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Return the values that identify the model: name, hash of weights, settings, shape (base.model)."""
+        """Return the values that identify the model, such as its name, for the columns of base.model."""
         return {
             "model": self.checkpoint.name,
             "revision": self.checkpoint.revision,
@@ -211,7 +211,7 @@ class Model:
         }
 
     def _stored(self, name: str, *shape: int) -> Tensor:
-        """Return processed weights by their name in TransformerLens; weights that the model lacks are 0.
+        """Return the processed weights that TransformerLens calls `name`, or zeros if the model lacks them.
 
         TransformerLens raises AttributeError for biases that a model does not have.
         """
@@ -329,7 +329,7 @@ class Model:
         )
 
     def _norm_weights(self, parts: Iterable[Any], name: str) -> Tensor:
-        """Return the multipliers of the norm `name`, which is not folded, in each part, such as a block."""
+        """Return the multipliers of the norm `name` in each of `parts` (blocks or attention layers)."""
         weights = torch.stack([getattr(part, name).weight.detach() for part in parts])
         return self.family.norm_offset + weights
 
@@ -372,7 +372,7 @@ class Model:
         return toward
 
     def embedding(self, tokens: Tensor, positions: Tensor) -> dict[str, Tensor]:
-        """Return the terms that sum to the first block's input, by component: `embed`, `pos_embed`.
+        """Return the terms that sum to the first block's input: `embed`, and `pos_embed` if W_pos exists.
 
         `tokens`, `positions`: token ids, and indices of positions in their windows, both of one shape. Each
         term has this shape and another axis with d_model entries.
@@ -412,7 +412,7 @@ class Model:
         return self.centred(residual) / scale[..., None]
 
     def rotated(self, queries: Tensor, distance: int, layer: int) -> Tensor:
-        """Apply the rotary embedding to queries for keys `distance` positions earlier, which stay unrotated.
+        """Apply the rotary embedding to queries for unrotated keys that are `distance` positions earlier.
 
         The queries and the result have the shape (…, d_head).
         """

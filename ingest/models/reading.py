@@ -77,7 +77,7 @@ def check_reading(model: Readable, family: Other, tokens: Tensor) -> None:
 
 
 def _error_of_inputs(model: Readable, layer: int, tokens: Tensor) -> float:
-    """Return the largest error of neuron inputs, as computed from weights, relative to the largest input."""
+    """Return the largest error of neuron inputs computed from the weights, divided by the largest input."""
     found = model.forward_to(layer, tokens)
     x = model.normalized(found.residual, model.scale(found.residual))
     computed = [(x @ model.W_gate[layer] + model.b_gate[layer], found.pre)]

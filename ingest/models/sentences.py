@@ -19,7 +19,7 @@ def short(value: object, longest: int = 60) -> str:
 
 
 def listed(names: Any) -> str:
-    """Return the first NAMED names in alphabetical order, and the number of the other names."""
+    """Return a text with the alphabetically first names, at most NAMED, and with the number of the others."""
     every = sorted(names)
     more = f" and {len(every) - NAMED:,} more" if len(every) > NAMED else ""
     return ", ".join(short(name, LONGEST) for name in every[:NAMED]) + more

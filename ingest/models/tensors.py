@@ -132,7 +132,7 @@ class Tensors:
         self.held, self.file_of = renamed, file_of
 
     def _check_tied(self, config: Any, kept: Mapping[str, Any]) -> None:
-        """Check that a stored unembedding equals the embedding where config.json says they are tied."""
+        """Check that a stored unembedding equals the embedding if config.json says that they are tied."""
         own = kept.get(self.family.unembedding_name)
         if not config.tie_word_embeddings or own is None:
             return

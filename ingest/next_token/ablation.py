@@ -47,7 +47,7 @@ def ablate(
     run_id: int,
     watch: Callable[[int, int, Neuron, int], None] = lambda done, of, neuron, heads: None,
 ) -> int:
-    """Ablate the heads that relevant_heads lists for each neuron; return the number of newly stored neurons.
+    """For each neuron, ablate the heads that the macro `relevant_heads` lists; return the number of neurons.
 
     `watch`: called for each added neuron with the number of neurons done, the number of all neurons, the
     neuron, and the number of the neuron's heads.
@@ -112,7 +112,7 @@ def _ablate(model: Model, writer: Writer, run_id: int, rows: list[dict[str, Any]
 
 
 def _tested(rows: list[dict[str, Any]], lost: list[dict[str, float]]) -> dict[str, float]:
-    """Return p-values of the decreases of activation and probability when a head is ablated.
+    """Return p-values: does ablation lower activation and probability equally on active and inactive prompts?
 
     The decreases are computed in float32, as in the view `ablations`.
     """
@@ -129,7 +129,7 @@ def _tested(rows: list[dict[str, Any]], lost: list[dict[str, float]]) -> dict[st
 
 
 def _prompts(writer: Writer, rows: list[dict[str, Any]]) -> tuple[list[int], list[list[int]]]:
-    """Return the BOS of a neuron's prompts as a list, empty without BOS, and the token ids of each prompt."""
+    """Return a list with the prompts' BOS, or an empty list if they have none, and all prompts' token ids."""
     contexts = contexts_of(writer, [row["position_id"] for row in rows])
     bos = contexts[0].bos
     ids = [

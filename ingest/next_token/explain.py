@@ -67,7 +67,7 @@ class Task:
 
     @property
     def why_none(self) -> str | None:
-        """The reason why there can be no explanation, or None."""
+        """The reason why there can be no explanation; None if there can be one."""
         for kind, is_active in (("active", True), ("inactive", False)):
             of_kind = [row["is_held_out"] for row in self.prompts if row["is_active"] == is_active]
             if len(set(of_kind)) < 2:
@@ -116,7 +116,7 @@ def explain_by_language_model(
 
 
 def requests(path: str, run_id: int, endpoint: Endpoint) -> Iterator[tuple[Record, str, int, int]]:
-    """Yield each request to a language model: the head's key, the prompt, estimated input and output tokens.
+    """Yield each request to a language model: head, prompt, estimated numbers of input and output tokens.
 
     These are the requests of `explain_by_language_model`. A placeholder replaces each explanation that does
     not exist yet; the number of tokens of this explanation is estimated.
@@ -146,7 +146,7 @@ def _tasks(writer: Writer, run_id: int, by: Record) -> list[Task]:
 
 
 def _by_rules(task: Task, number: int) -> tuple[Record, list[Record]]:
-    """Explain a head with a decision list; return the rows of the explanation and of its classifications."""
+    """Explain a head with a decision list; return the explanation's row and the classified prompts' rows."""
     started = time.monotonic()
     if task.why_none:
         return _explanation(task, number, DECISION_LIST, Reply()), []
@@ -183,7 +183,7 @@ def _by_language_model(writer: Writer, task: Task, language_model: LanguageModel
 
 
 def _by(endpoint: Endpoint) -> Record:
-    """Return the columns that identify explanations by the endpoint's language model."""
+    """Return the values of the columns that identify explanations made by the endpoint's language model."""
     name = endpoint.language_model
     return {"method": "language_model", "language_model": name, "prompt_version": PROMPT_VERSION}
 

@@ -201,7 +201,7 @@ class LanguageModel:
             return None
 
     def _told(self, error: Any) -> str:
-        """Return the client's error message without the API key, truncated."""
+        """Return the client's error message, truncated and without the API key."""
         told = re.sub(r"\s+", " ", str(error.message))
         for secret in {self._key, json.dumps(self._key)[1:-1], quote(self._key, safe="")}:
             told = told.replace(secret, "…")
@@ -229,7 +229,7 @@ def read_kind(answer: str) -> bool | None:
 
 
 def estimated_tokens(prompt: str) -> int:
-    """Estimate the number of tokens as characters / 4, right for English, up to a third off for other texts.
+    """Estimate tokens as characters / 4, which is right for English and up to a third off for other texts.
 
     >>> estimated_tokens("Is the head active?")
     5

@@ -297,7 +297,7 @@ def contexts_of(writer: Writer, position_ids: list[int]) -> list[Context]:
 
 
 def _read(values: Tensor, total: Tensor) -> tuple[list[list[float]], list[float], list[float]]:
-    """Return a neuron's inputs at each position, `total`, and the closure error (sum of inputs − total)."""
+    """Return, as lists, a neuron's inputs at each position, `total`, and sum of inputs minus `total`."""
     values, total = values[:, 0].float().cpu(), total[:, 0].float().cpu()
     closure = values.double().sum(-1) - total.double()
     return values.tolist(), total.tolist(), closure.tolist()

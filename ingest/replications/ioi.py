@@ -80,7 +80,7 @@ class Prompt:
 
 
 def ioi(model: Model) -> list[Quantity]:
-    """Return the logit of IO minus that of S, and direct effects on it: of known and of strongest heads.
+    """Return the logit difference IO − S, and the direct effects on it of the known and the strongest heads.
 
     The samples are prompts, drawn independently, so an interval holds for prompts of these templates.
 

@@ -1,4 +1,4 @@
-"""The list of replications, by name."""
+"""All replications, as a dictionary from name to replication."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

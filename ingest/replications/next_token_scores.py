@@ -59,7 +59,7 @@ def next_token_scores(model: Model, settings: Settings = SETTINGS, neurons: int 
 
 
 def mean_scores(model: Model, path: str, settings: Settings, neurons: int) -> dict[bool, dict[str, Any]]:
-    """Make a store at `path`; return the mean scores of next-token (False) and baseline neurons (True).
+    """Make a store at `path`; return a dict of mean scores: False for next-token, True for baseline neurons.
 
     A score is a balanced accuracy. The values are rows of the view explanation_means.
     """

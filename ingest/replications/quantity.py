@@ -30,7 +30,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Reference:
-    """Known values of a model, by name of the quantity, and their source, such as a paper.
+    """Known values of a model, as a mapping from quantity name to value, and their source, such as a paper.
 
     A value is a number in the quantity's unit, or a text if only a class is known, such as "name mover".
     """

@@ -138,7 +138,7 @@ def _rows(model: Model, batch: Batch, settings: Settings, identity: Identity) ->
 
 
 def _insert(again: duckdb.DuckDBPyConnection, rows: dict[str, pa.Table], run: int) -> None:
-    """Insert the new rows with the SQL statements of an ingest, so that values are rounded as there."""
+    """Insert recomputed rows with the SQL statements of an ingest, because these also round the values."""
     made = named("write.sql")
     for name, table in rows.items():
         if not catalogue()[name].is_sharded:

@@ -40,7 +40,7 @@ def provenance_of(
 
 @cache
 def _libraries() -> dict[str, str]:
-    """Return the versions of the libraries; reading them takes 0.1 s, and they do not change in a process."""
+    """Return the versions of the libraries; they are cached, because reading them takes 0.1 s."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 

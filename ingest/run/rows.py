@@ -54,7 +54,7 @@ class _Rows:
         self.last = ~_numpy(result.stored.has_next)  # True for a position that has no next token
 
     def _both(self, name: str, effects: Tensor, last: np.ndarray) -> dict[str, pa.Array]:
-        """Return columns of effects: `…_next`, which is NULL where there is no next token, and `…_top`."""
+        """Return the columns `…_next` and `…_top` of effects; `…_next` is NULL without a next token."""
         following, top = (float32(side) for side in effects)
         return {f"{name}_next": pa.array(following, mask=last), f"{name}_top": pa.array(top)}
 
@@ -168,7 +168,7 @@ class _Rows:
         )
 
     def neuron_codes(self) -> pa.Table:
-        """Return the rows of base.neuron_code, which hold rounded activations, in the order of storage."""
+        """Return the rows of base.neuron_code, sorted as they are stored; they hold rounded activations."""
         coded = [x.coded for x in self.result.layers if x.coded]
         low, step, codes = (
             _numpy(torch.stack([getattr(x, name) for x in coded], dim=1)) for name in ("low", "step", "codes")

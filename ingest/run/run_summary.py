@@ -85,7 +85,7 @@ class RunSummary:
                 self.lists[kind, name].offer(lists, sign * found.value, found.position)
 
     def statistics_tables(self, run_id: int) -> dict[str, pa.Table]:
-        """Return the sums of all neurons and heads so far, as Arrow tables by name of the store's table."""
+        """Return the sums of all neurons and heads so far, as a dictionary from table name to Arrow table."""
         return {
             "unit_stat": pa.concat_tables([x.table(run_id, kind) for kind, x in self.statistics.items()]),
             "attention_stat": self.statistics["head"].attention_table(run_id),
@@ -115,7 +115,7 @@ class RunSummary:
                 )
 
     def restore(self, fetch: Callable[..., pa.Table], run_id: int, origin: int) -> None:
-        """Read the stored lists and sums of a resumed run; `fetch(query, …)` runs a query by its name."""
+        """Read the stored lists and sums of a resumed run; `fetch(name, …)` runs the query `name`."""
         for (kind, name), (_, sign) in LISTS.items():
             rows = fetch("candidates", run_id=run_id, kind=kind, list=name)
             layer, unit, position, value = (

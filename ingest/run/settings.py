@@ -151,7 +151,7 @@ def _batch_tokens(model: Model, context: int) -> int:
 
 
 def _shard_tokens(model: Model, keep: Keep) -> int:
-    """Return the number of positions, a power of two, with which a shard has about SHARD_ROWS neuron rows."""
+    """Return a power of two; a shard with so many positions has about SHARD_ROWS rows of neurons."""
     kept = model.d_mlp if keep.neurons is None else min(model.d_mlp, 2 * keep.neurons + 1)
     kept += model.d_mlp // 19 if keep.coded else 0  # a row takes as much memory as the codes of 19 neurons
     tokens = SHARD_ROWS // (model.n_layers * kept)

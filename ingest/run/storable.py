@@ -14,7 +14,7 @@ from annotate_transformer.ingest.errors import ModelError
 def check_storable(
     tables: Mapping[str, pa.Table], limits: Mapping[str, Mapping[str, float]], name: str
 ) -> None:
-    """Check that all numbers are finite and fit into their columns.
+    """Check that all floating-point numbers are finite and fit into their columns.
 
     `limits`: by table and column, the limit for the absolute value of a number (store.writer.limits).
 

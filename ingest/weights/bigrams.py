@@ -84,7 +84,7 @@ class Bigrams:
 
     @cached_property
     def rank_above_absent(self) -> Floats:
-        """Each bigram's rank among all real next tokens by count, minus the rank of tokens that never follow
+        """Each bigram's rank by count among all real next tokens, minus the shared rank of those with count 0
 
         Ranks ascend with the count; equal counts share their mean rank. Shape (bigram,).
         """
@@ -132,7 +132,7 @@ def agreement(model: Model, bigrams: Bigrams) -> dict[str, Floats]:
 def _held_against(
     bigrams: Bigrams, against: Ints, rows: slice, logits: Tensor, normalizer: Tensor
 ) -> dict[str, Floats]:
-    """Return the scores of the tokens that are compared with a direct path in `rows`, and 0 for the others.
+    """Return each token's scores if the direct path that it is compared with is in `rows`; otherwise 0.
 
     `against`, of shape (T,): for each token, the index of the token whose direct path it is compared with;
     `logits`, `normalizer`: the direct paths of the tokens in `rows`.

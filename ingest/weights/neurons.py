@@ -51,7 +51,7 @@ def statistics(model: Model, layer: int) -> dict[str, Tensor]:
 
 
 def readings(model: Model) -> dict[str, Tensor]:
-    """Return the neurons' input weights, by name of the input: `pre`, and in a gated MLP `pre_linear` too.
+    """Return the neurons' input weights as a dictionary with the key `pre`, and `pre_linear` in a gated MLP.
 
     The shapes are (layer, d_model, d_mlp).
     """

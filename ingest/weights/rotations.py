@@ -159,7 +159,7 @@ class Written:
         return Written(gram, W_O.norm(dim=(1, 2)), model.W_out.norm(dim=-1).flatten(), d)
 
     def by_heads(self, weight: Tensor, source: Tensor, in_norm: Tensor) -> Tensor:
-        """Return the z-scores of the virtual weights ‖W_O w‖ from k heads to each neuron.
+        """Return z-scores of the virtual weights ‖W_O w‖ from k heads to each neuron with input weights w.
 
         `weight`, `source`, of shape (neuron, k): the results of `neurons.from_heads`;
         `in_norm`, of shape (neuron,): ‖w‖ of each neuron's input weights w.

@@ -157,7 +157,7 @@ def _frequent(writer: Writer, model: Model, tokenizer: Tokenizer) -> Tensor:
 
 
 def _circuits(model: Model, tokens: Tensor, top: int, distance: int, tables: "_Tables") -> Tensor:
-    """Add each head's OV and QK circuits to `tables`; return each head's median `own_rank` (`Outputs`)."""
+    """Add each head's OV and QK circuits to `tables`; return each head's median of `Outputs.own_rank`."""
     own_rank = torch.empty(model.n_layers, model.n_heads)
     for layer, head in product(range(model.n_layers), range(model.n_heads)):
         with tables.timed("heads' circuits"):
@@ -229,7 +229,7 @@ def _record(report: WeightsReport) -> dict[str, Any]:
 
 
 def _nulls(model: Model) -> dict[str, Any]:
-    """Return the columns of base.weights about null distributions."""
+    """Return the values of the columns of base.weights that describe null distributions."""
     mean, std = rotations.largest_congruence(model)
     return {
         "dimensions": [rotations.dimensions(model)],
@@ -241,14 +241,14 @@ def _nulls(model: Model) -> dict[str, Any]:
 
 
 class _Tables:
-    """The Arrow tables of a model or run, by name, to which rows are added; `timed` reports durations."""
+    """A collector of Arrow tables of a model or run; `add` adds rows, and `timed` measures durations."""
 
     def __init__(self, report: WeightsReport, **key: int) -> None:
         self.report, self._key = report, {name: pa.scalar(value, pa.int32()) for name, value in key.items()}
         self._parts: dict[str, list[pa.Table]] = {}
 
     def add(self, table: str, **columns: Any) -> None:
-        """Add rows to a table of schema `base`; `columns` are tensors or arrays of one size, or scalars."""
+        """Add rows to a table of schema `base`; `columns` are tensors or arrays of equal size, or scalars."""
         arrays = {name: _column(values) for name, values in (self._key | columns).items()}
         size = max(len(values) for values in arrays.values() if not isinstance(values, pa.Scalar))
         filled = {
@@ -258,7 +258,7 @@ class _Tables:
         self._parts.setdefault(table, []).append(pa.table(filled))
 
     def made(self) -> dict[str, pa.Table]:
-        """Return all tables by name; a column is NULL in rows that were added without this column."""
+        """Return a dictionary from name to table; a column is NULL in rows added without this column."""
         return {
             name: pa.concat_tables(parts, promote_options="default") for name, parts in self._parts.items()
         }

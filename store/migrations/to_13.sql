@@ -1,6 +1,6 @@
 -- Upgrade a store from schema version 12 to 13. Before version 13, only GPT-NeoX models could be stored. Version 13
--- adds columns for models of other families: for grouped heads, gated neurons, other position embeddings than rotary
--- ones, norms after the sublayers, and soft-caps of the logits.
+-- adds columns for models of other families: for grouped-query attention, gated neurons, position embeddings other than
+-- rotary ones, norms after attention and after the MLP, and soft-caps of the logits.
 
 -- name: model
 SELECT *, n_heads AS n_kv_heads, false AS is_gated, 'rotary' AS position_embedding, NULL::FLOAT AS logit_cap, false AS has_post_norms FROM v12.model

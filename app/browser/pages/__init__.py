@@ -10,6 +10,6 @@ from typing import Any
 
 
 def modules() -> dict[str, Any]:
-    """Return the pages' modules by name, sorted by their PLACE; the app opens with the first one."""
+    """Return a dictionary from page name to module, sorted by PLACE; the app opens with the first page."""
     found = {page.name: import_module(f"{__name__}.{page.name}") for page in iter_modules(__path__)}
     return dict(sorted(found.items(), key=lambda page: page[1].PLACE))

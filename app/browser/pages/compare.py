@@ -55,7 +55,7 @@ def _names() -> dict[int, str]:
 
 
 def _other(run: int) -> int:
-    """Return the id of the run to compare with: `other` in the URL, by default the last run except `run`.
+    """Return the id of the run to compare with `run`: the URL's `other` or, by default, the last other run.
 
     The default is a run over the same corpus, if there is one.
     """
@@ -233,7 +233,7 @@ def _same_place(run: int, other: int) -> tuple[int, int]:
 
 
 def _kept(run: int, other: int, which: int) -> dict[str, int]:
-    """Return the URL parameter `position` that shows the same token after one of the two runs is replaced.
+    """Return the URL parameter `position` that keeps the token when the user replaces one of the two runs.
 
     The parameter's value is the token's position_id in the run that stays. The result is empty if the URL has
     no position. which: 0 if `run` stays, 1 if `other` stays.

@@ -134,7 +134,7 @@ def _start(run: int) -> None:
 
 
 def _kinds(run: int | None, model: str | None) -> None:
-    """Show a table of next-token neurons, and one of erasing neurons, which remove what they read."""
+    """Show a table of next-token neurons, and a table of erasing neurons, which remove what they read."""
     kinds = answers.weights(run, model, next_token_neurons={"k": 5}, erasing_neurons={"k": answers.TOKENS})
     if not kinds:
         return

@@ -41,7 +41,7 @@ class Neuron(NamedTuple):
         return answers.asked(query, **self._asdict(), **more)
 
     def link(self, **chosen: Any) -> str:
-        """Return this page's URL for this neuron. `chosen` replaces `prompt` or `head` in the URL."""
+        """Return this page's URL for this neuron, with the URL parameters in `chosen` changed."""
         kept = {name: links.text(name) for name in ("prompt", "head")} | chosen
         return links.link("next_token", run=self.run, neuron=self.name, **kept)
 
@@ -74,7 +74,7 @@ def _command(what: str, run: int) -> str:
 
 
 def _start(run: int, found: pd.DataFrame) -> None:
-    """Show a table of the next-token neurons, one of the baseline neurons, and the scores of explanations."""
+    """Show a table of next-token neurons, a table of baseline neurons, and the scores of explanations."""
     found = _with_scores(run, found)
     chosen, drawn = found[~found.is_baseline], found[found.is_baseline]
     tokens = ["", *map(conditions.quoted, sorted(chosen.next_token.dropna().unique()))]

@@ -89,7 +89,7 @@ def _bigrams(run: int) -> None:
 
 
 def agreement(frame: pd.DataFrame) -> None:
-    """Show how well the direct path predicts bigrams, beside a baseline: the path of a random other token."""
+    """Show how well a token's direct path predicts bigrams; the baseline is another, random token's path."""
     linked.show(markup.facts(columns.as_facts(frame.iloc[0], columns.AGREEMENT)))
 
 

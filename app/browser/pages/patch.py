@@ -85,7 +85,7 @@ def _check_length(*prompts: str) -> None:
 
 
 def _receiver() -> str:
-    """Show a text box for the receiver of path patching, and return the receiver that the URL names."""
+    """Show a text box for the receiver of path patching (the end of the path); return the URL's receiver."""
     receiver = links.text("to") or "logits"
     st.text_input("Path to L3H2.q, L3H2.k, L3H2.v or logits", max_chars=20, **parts.held("to", receiver))
     return receiver

@@ -1,4 +1,4 @@
-"""The page Prompt: annotate a text at once with the run's model, without writing to the run's store."""
+"""The page Prompt: annotate a typed text with the run's model, without writing to the run's store."""
 
 import streamlit as st
 

@@ -152,9 +152,9 @@ def _at(place: dict[str, Any], start: int) -> str:
 
 
 def _hits(run: int, first: int) -> None:
-    """Show links to the nearest positions in the neuron's or head's lists of largest and smallest values.
+    """Show links to the nearest positions before and after with extreme values of the neuron or head.
 
-    One link is to an earlier position and one to a later position, in any document.
+    The extreme values are those in the stored lists of largest and smallest values, in any document.
     """
     colour = links.text("colour")
     if colour not in ("neuron", "head"):

@@ -260,7 +260,7 @@ def _why(run: int, number: int) -> None:
 
 
 def _of_head(frame: pd.DataFrame) -> pd.DataFrame:
-    """Show a box to choose a head; return the rows of that head's sources, or of all heads' sources."""
+    """Show a box to choose one head or all heads; return the rows of the sources of the chosen heads."""
     names = [head_name(la, h) for la, h in zip(frame.layer, frame["head"], strict=True)]
     options = ["all", *sorted(set(names))]
     current = links.text("head") or "all"

@@ -1,4 +1,4 @@
-"""The command `annotate contrasts`: mean direct effects on the logit of an answer minus a distractor's."""
+"""The command `annotate contrasts`: mean direct effects on an answer's logit minus a distractor's logit."""
 
 from typing import Annotated
 

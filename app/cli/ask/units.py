@@ -95,7 +95,7 @@ def _in_run_and_by_weights(
 
 
 def _about(unit: "Neuron | Head", limit: int) -> Frames:
-    """Return the tables that `annotate neuron` and `annotate head` have in common, by name."""
+    """Return a dictionary from name to table, for the tables that `annotate neuron` and `head` both print."""
     return {
         "stats": unit.stats().to_frame().T,
         "high": unit.contexts("high", limit),

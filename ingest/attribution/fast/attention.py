@@ -35,7 +35,7 @@ OVER_REPEATS = tuple(measure.over_repeats for measure in MEASURES.values())
 def attention_sums(
     pattern: Floats, tokens: Ints, row: Ints, column: Ints, counted: NDArray[np.bool_]
 ) -> tuple[Ints, Floats, NDArray[np.float64], Ints]:
-    """Sum each head's measure of each behaviour (induction, …); find each position's most attended source.
+    """Sum each head's behaviour measures over positions; find each head's most attended source per position.
 
     `pattern`, of shape (window, head, position, source): attention probabilities;
     `tokens`, of shape (window, position): token ids;

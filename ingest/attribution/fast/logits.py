@@ -90,7 +90,7 @@ def _maximum(values: Floats, scratch: Codes) -> np.float32:
 
 @compiled
 def above(logits: Floats, real: int, rows: Ints, columns: Ints) -> Ints:
-    """Count, for each given cell (row, column), the larger values in the first `real` columns of its row."""
+    """Count, for each given cell, how many of the first `real` values in its row are larger than the cell."""
     counts = np.empty(len(rows), dtype=np.int64)
     for i in range(len(rows)):
         row = logits[rows[i], :real]

@@ -71,7 +71,7 @@ def _union(ids: Codes, k: int, kept: Codes) -> int:
 def neuron_terms(
     post: Floats, W_out_u: Floats, index: Ints, scale: Floats, following: NDArray[np.bool_], k: int
 ) -> tuple[Any, ...]:
-    """Return each position's summed neuron effects on next token and top prediction, and strongest neurons.
+    """Return each position's total neuron effects on next token and top prediction, and strongest neurons.
 
     `post`, of shape (P, U): activations of U neurons at P positions;
     `W_out_u`, of shape (target, U): inner products of W_out with each target's column;
@@ -164,7 +164,7 @@ def unit_sums(values: Floats, lowest: int, magnitudes: int) -> tuple[Any, ...]:
 def reaching(
     values: Floats, eligible: NDArray[np.bool_], high: Floats, low: Floats
 ) -> tuple[NDArray[np.int8], Codes, Codes]:
-    """Return the values that reach their neuron's high or low threshold: which threshold, row and neuron.
+    """Find values that reach their neuron's high or low threshold; return which threshold, row and neuron.
 
     `values` has the shape (P, U) for U neurons. Returns kind, row and neuron as flat arrays; the kind is 0 if
     value ≥ `high`, and 1 if -value ≥ `low`.

@@ -213,7 +213,7 @@ class Family(ABC):
         return rotary.inv_freq, rotary.attention_scaling
 
     def rotated(self, model: Parts, queries: Tensor, distance: int, layer: int) -> Tensor:
-        """Apply the rotary embedding to queries for keys `distance` positions earlier, which stay unrotated.
+        """Apply the rotary embedding to queries for unrotated keys that are `distance` positions earlier.
 
         The queries and the result have the shape (…, d_head). The two dimensions of a pair are from the two
         halves of the rotary dimensions (Su et al. 2021, as in GPT-NeoX).
@@ -241,7 +241,7 @@ def rotate_neighbours(queries: Tensor, angle: Tensor, scale: float = 1.0) -> Ten
 
 
 class NotRotary(Family):
-    """A family without rotary embeddings: it has learned vectors (W_pos), or biases of attention scores."""
+    """A family without rotary embeddings: it reads the order of tokens by vectors W_pos or by ALiBi."""
 
     def check_rotary(self, given: Given, config: Any) -> None:
         pass

@@ -1,4 +1,4 @@
-"""The family of a model whose architecture has no class here; transformers and TransformerLens describe it.
+"""The family for all architectures that have no class here but that transformers and TransformerLens know.
 
 Such a model is annotated only if it passes two checks: its components add up to the predictions of
 transformers (`models.check`), and its weights give the inputs of neurons and the attention that the model
@@ -31,7 +31,7 @@ ANY = Setting(lambda value: True, "a value that transformers accepts")
 
 
 def is_supported(given: Given, architecture: object) -> bool:
-    """Return whether transformers and TransformerLens have this architecture, as a causal language model."""
+    """Return whether `architecture` is a causal language model that transformers and TransformerLens know."""
     import transformers
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
     from transformers import CONFIG_MAPPING
