@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 from annotate_transformer.ingest.attribution import decompose
 from annotate_transformer.ingest.attribution.decompose import Decomposition
 from annotate_transformer.ingest.attribution.fast import attention, lists, logits, neurons
+from annotate_transformer.ingest.attribution.fast.bits import MachineCode, compiled
 from annotate_transformer.ingest.attribution.loops import COMPILED, PLAIN, loops_for
 from annotate_transformer.ingest.attribution.selection import Keep
 from annotate_transformer.ingest.attribution.stored import Stored
@@ -300,3 +302,75 @@ def test_every_compiled_loop_is_compared() -> None:
     own = Path(__file__).read_text(encoding="utf-8")
     assert len(found) >= 10
     assert [name for name in found if name not in own] == []
+
+
+# The cache of machine code
+
+
+def total(values: np.ndarray) -> float:
+    found = 0.0
+    for value in values:
+        found += value
+    return found
+
+
+def cache_file(folder: Path) -> MachineCode:
+    """The cache of one process for a function, whose source has the stamp 1."""
+    return MachineCode(str(folder), "total", 1)
+
+
+def test_compiled_functions_use_it() -> None:
+    loop = compiled(total)
+    assert type(loop._cache._cache_file) is MachineCode
+    assert loop(np.arange(4.0)) == 6 and loop(np.arange(4)) == 6
+    again = compiled(total)
+    assert again(np.arange(4.0)) == 6 and sum(again.stats.cache_hits.values()) == 1
+
+
+@pytest.mark.parametrize("has_read", [False, True], ids=["", "after it has read the index"])
+@pytest.mark.parametrize("step", ["_load_index", "_save_data", "_save_index"])
+def test_processes_that_save_at_once_never_take_the_code_of_other_types(
+    step: str, has_read: bool, tmp_path: Path
+) -> None:
+    """The other one saves just before or after this step of the first one."""
+    for before in (True, False):
+        folder = tmp_path / str(before)
+        folder.mkdir()
+        one, other = cache_file(folder), cache_file(folder)
+        if has_read:
+            other._load_index = dict  # type: ignore[method-assign]
+        done = getattr(one, step)
+
+        def interrupted(
+            *arguments: Any, one: Any = one, other: Any = other, done: Any = done, before: bool = before
+        ) -> Any:
+            setattr(one, step, done)
+            found = None if before else done(*arguments)
+            other.save("float64", "code for float64")
+            return done(*arguments) if before else found
+
+        setattr(one, step, interrupted)
+        one.save("float32", "code for float32")
+        later = cache_file(folder)
+        found = {key: later.load(key) for key in ("float32", "float64")}
+        assert all(code in (None, f"code for {key}") for key, code in found.items()), (before, found)
+        later.save("float32", "code for float32")  # as a process does that found none
+        assert later.load("float32") == "code for float32"
+
+
+@pytest.mark.parametrize("step", ["_load_index", "_save_data", "_save_index"])
+def test_a_killed_process_leaves_no_code_of_an_earlier_version(step: str, tmp_path: Path) -> None:
+    earlier, later, again = (cache_file(tmp_path) for _ in range(3))
+    later._source_stamp = again._source_stamp = 2
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    earlier.save("float32", "old code")
+    setattr(later, step, killed)
+    with pytest.raises(KeyboardInterrupt):
+        later.save("float32", "new code")
+    assert again.load("float32") is None
+    again.save("float32", "new code")
+    assert again.load("float32") == "new code"
+    assert earlier.load("float32") is None

@@ -314,7 +314,7 @@ def test_what_feeds_a_neuron_is_shown_where_it_was_computed(
 def test_a_run_without_look_ups_says_which_command_makes_them(show: Show, two_steps: Path) -> None:
     for parameters in ({}, {"neuron": CHOSEN}):
         shown = unescape(html(show("next_token", run=1, **parameters)))
-        assert f"`annotate next-token --run 1 --db {two_steps}` makes them" in shown
+        assert f"<code>annotate next-token --run 1 --db {two_steps}</code> makes them" in shown
 
 
 def test_what_was_not_done_yet_says_which_command_does_it(

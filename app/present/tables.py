@@ -19,18 +19,15 @@ def marked(console: Console, before: str, text: str, after: str, *, width: int =
 
 
 def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[list[str]]) -> None:
-    """Print a table. Headings wrap at spaces, and after hyphens if the column's cells are narrow.
+    """Print a table. Headings wrap at spaces, and elsewhere only if the table does not fit otherwise.
 
     `columns` maps each heading to the column's alignment.
     """
     rows = list(rows)
     cells = [_width(row[i] for row in rows) for i in range(len(columns))]
-    headings = [_hyphens_broken(heading, width) for heading, width in zip(columns, cells, strict=True)]
-    whole = [max(width, _width(heading.split())) for heading, width in zip(headings, cells, strict=True)]
-    # If the columns do not fit with whole words in the headings, the words of headings are broken, too.
-    fits = sum(whole) + 2 * len(whole) <= console.width + 2
+    headings, widths = _fitted([*columns], cells, console.width)
     shown = Table(box=None, pad_edge=False)
-    for heading, justify, width in zip(headings, columns.values(), whole if fits else cells, strict=True):
+    for heading, justify, width in zip(headings, columns.values(), widths, strict=True):
         shown.add_column(
             heading,
             justify="right" if justify == "right" else "left",
@@ -50,9 +47,16 @@ def _width(texts: Iterable[str]) -> int:
     return max((line.cell_len for line in lines), default=0)
 
 
-def _hyphens_broken(heading: str, width: int) -> str:
-    """Return a heading with line breaks after its hyphens if one of its words is wider than `width`."""
-    return heading.replace("-", "-\n") if _width(heading.split()) > width else heading
+def _fitted(headings: list[str], cells: list[int], room: int) -> tuple[list[str], list[int]]:
+    """Return headings and smallest widths of columns, so that words are broken only if `room` is too small.
+
+    Then headings are broken first after hyphens, and if that is not enough, anywhere.
+    """
+    for broken in (headings, [heading.replace("-", "-\n") for heading in headings]):
+        widths = [max(width, _width(of.split())) for of, width in zip(broken, cells, strict=True)]
+        if sum(widths) + 2 * (len(widths) - 1) <= room:
+            return broken, widths
+    return broken, cells
 
 
 def room_for_context(console: Console, rows: list[list[str]], headings: Iterable[str]) -> int:

@@ -16,11 +16,15 @@ all bits of the negative numbers except the sign are flipped: x ^ ((x >> 31) & S
 """
 
 from collections.abc import Callable
+from glob import escape
 from math import factorial, log
+from pathlib import Path
+from secrets import randbits
 from typing import Any
 
 import numpy as np
 from numba import njit
+from numba.core.caching import IndexDataCacheFile
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
@@ -52,6 +56,30 @@ def compiled(function: Callable[..., Any]) -> Any:
     """Compile a function at the first call, and cache the machine code beside the source file if possible."""
     options: dict[str, Any] = {"nogil": True, "fastmath": MATH, "error_model": "numpy"}
     try:
-        return njit(cache=True, **options)(function)
+        dispatcher = njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no writable folder for its cache, so compile without a cache
         return njit(**options)(function)
+    dispatcher._cache._cache_file.__class__ = MachineCode
+    return dispatcher
+
+
+class MachineCode(IndexDataCacheFile):
+    """The files with the machine code of one function, which several processes may write at the same time.
+
+    The index maps types of arguments to files. numba's own `save` writes the index before the file, and two
+    processes may choose the same file for different types. A later process would then run the wrong machine
+    code. Here each file has a name of its own and is written first; at worst, a type is compiled again.
+    """
+
+    def save(self: Any, key: Any, data: Any) -> None:
+        """Save machine code for a key, which names the types of the arguments."""
+        if not self._load_index():
+            self._remove_unlisted()
+        name = self._data_name(randbits(63))
+        self._save_data(name, data)
+        self._save_index(self._load_index() | {key: name})
+
+    def _remove_unlisted(self: Any) -> None:
+        """Remove files that no index lists: those of an earlier version of the function."""
+        for file in Path(self._cache_path).glob(f"{escape(Path(self._index_name).stem)}.*.nbc"):
+            file.unlink(missing_ok=True)
