@@ -58,8 +58,9 @@ demo: $(VENV)/installed
 app: $(VENV)/installed
 	$(VENV)/bin/annotate app --db demo.duckdb
 
+# Three workers for two cores, because many tests wait for processes, files and browsers.
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(FAST:%=tests/test_%.py)
