@@ -37,6 +37,7 @@ from benchmarks.measure import (
     annotated,
     first_windows,
     gguf_file,
+    multiplications,
     parser_of,
     print_head,
     print_table,
@@ -144,10 +145,7 @@ def _floors(model: Model, windows: list[Any], distinct: float) -> dict[str, floa
     tokens = sum(len(window.ids) for window in windows)
     sources = sum(len(window.ids) * (len(window.ids) + 1) / 2 for window in windows) / tokens
     attention, neurons = model.n_heads * model.d_head, model.d_mlp
-    keys = model.n_kv_heads * model.d_head  # and values
-    matrices = 2 * (attention + keys) + (3 if model.is_gated else 2) * neurons
-    block = matrices * model.d_model + 2 * sources * attention
-    forward = model.n_layers * block + model.d_model * model.d_vocab
+    forward = sum(multiplications(model, sources))
     directions = model.n_layers * (attention + neurons) * model.d_model  # W_O u and W_out u of a target u
     terms = 2 * model.n_layers * (attention + neurons + sources * attention)  # z, post and v on both sides
     return {

@@ -147,6 +147,17 @@ def annotated(corpus: str, model: Model, db: Path, settings: Settings) -> tuple[
     return report, spent
 
 
+def multiplications(model: Model, sources: float) -> tuple[float, float]:
+    """Return how many multiplications all blocks and the unembedding need for one position.
+
+    sources: mean number of positions from which a position reads
+    """
+    attention, keys = model.n_heads * model.d_head, model.n_kv_heads * model.d_head
+    matrices = 2 * (attention + keys) + (3 if model.is_gated else 2) * model.d_mlp
+    block = matrices * model.d_model + 2 * sources * attention
+    return model.n_layers * block, model.d_model * model.d_vocab
+
+
 def about(model: Model) -> str:
     return (
         f"{Path(model.checkpoint.name).name}: {model.n_layers} layers, {model.n_heads} heads, d_model "

@@ -11,10 +11,10 @@ import pyarrow as pa
 from annotate_transformer.store.computed import Reading, Target
 from annotate_transformer.store.errors import BadQuestion, NoSuchUnit, StoreError
 from annotate_transformer.store.names import ablated_name, head_name, parse_ablated
-from annotate_transformer.store.queries import named
 from annotate_transformer.store.question import describe, qualify
 from annotate_transformer.store.running import Ablation, Outcome, Part
 from annotate_transformer.store.units import Head, Neuron
+from annotate_transformer.store.windows import contexts
 from annotate_transformer.store.writer import Writer
 
 REPLACEMENTS = ("zero", "mean", "resample")
@@ -126,9 +126,8 @@ class Ablating:
             ids = "SELECT position_id FROM base.position WHERE run_id = $run ORDER BY position_id"
             every = session.sql(ids, {"run": run}).position_id.tolist()
             chosen = random.Random(self.seed).sample(every, min(OTHERS, len(every)))
-            found = session.sql(named("write.sql")["contexts"], {"position_ids": chosen})
-        rows = found.set_index("position_id").loc[chosen]
-        return tuple((*map(int, row.bos), *map(int, row.token_ids)) for row in rows.itertuples())
+            with session.connection() as con:
+                return tuple(tuple(found.tokens) for found in contexts(con, chosen))
 
     def _store(self, rows: list[dict[str, Any]]) -> str:
         """Store the rows; if that fails, return the error message, otherwise an empty text."""

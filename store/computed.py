@@ -13,10 +13,10 @@ import pandas as pd
 
 from annotate_transformer.store.errors import BadQuestion, NoSuchPosition, NoSuchToken
 from annotate_transformer.store.notation import Architecture, Logit, Term, escaped, logit_of, quoted
-from annotate_transformer.store.queries import named
 from annotate_transformer.store.question import describe, largest_first
 from annotate_transformer.store.running import Direction, HeadScore, Moved, Runner, Terms, Values
 from annotate_transformer.store.session import Session
+from annotate_transformer.store.windows import contexts
 
 Token = str | int
 Toward = Token | Sequence[Token] | Values
@@ -77,15 +77,10 @@ class Reading:
         Columns: token_id, position_id, token.
         """
         with self.session.together():
-            asked = {"position_ids": [int(self.at.position_id)]}
-            found = self.session.sql(named("write.sql")["contexts"], asked).iloc[0]
-            tokens, positions = [*map(int, found.token_ids)], [*map(int, found.position_ids)]
-            if len(found.bos):
-                query = "FROM base.position WHERE run_id = $r AND window_id = $w AND position = 0"
-                first = self.session.sql(query, {"r": self.run, "w": int(self.at.window_id)})
-                tokens, positions = [*map(int, found.bos), *tokens], [int(first.position_id[0]), *positions]
-            read = pd.DataFrame({"token_id": tokens, "position_id": positions})
-            return read.assign(token=read.token_id.map(texts(self.session, self.run, tokens)))
+            with self.session.connection() as con:
+                [found] = contexts(con, [int(self.at.position_id)])
+            read = pd.DataFrame({"token_id": found.tokens, "position_id": found.places})
+            return read.assign(token=read.token_id.map(texts(self.session, self.run, found.tokens)))
 
     @property
     def tokens(self) -> list[int]:

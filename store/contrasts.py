@@ -16,6 +16,7 @@ from annotate_transformer.store.question import add_note, describe, largest_firs
 
 KINDS = ("component", "head", "neuron")
 LEAST_ACCURACY = 0.8
+CHARACTERS = 40  # maximum number of characters of a group's name in a message
 NAMED = 5  # maximum number of groups of documents that are listed by name in a message
 Ask = Callable[[str], pd.DataFrame]  # a function that takes the name of a query and returns its answer
 
@@ -51,7 +52,7 @@ def means(ask: Ask, kind: str, by: str | None, least_accuracy: float) -> pd.Data
 
     Raises:
         BadQuestion: a parameter is invalid, the run has no contrasts, or the accuracy of every group is
-            below `least_accuracy`. A note of the answer names the groups that are left out.
+            below `least_accuracy`. `attrs["left_out"]` has the names of the groups that are left out.
     """
     if kind not in KINDS:
         raise BadQuestion(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
@@ -60,14 +61,14 @@ def means(ask: Ask, kind: str, by: str | None, least_accuracy: float) -> pd.Data
     groups = accuracy(ask, by)
     is_done = groups.accuracy >= least_accuracy
     failed = [
-        f"{group.group_name!r} ({group.accuracy:.1%} of {group.documents:,} documents)"
+        f"{group.group_name[:CHARACTERS]!r} ({group.accuracy:.1%} of {group.documents:,} documents)"
         for group in groups[~is_done].itertuples()
     ]
     if not is_done.any():
         raise BadQuestion(
             f"The model prefers the answer too rarely: {_shortened(failed)}. To rank {kind}s, "
             f"{least_accuracy:.0%} are needed: effects in a task that the model does not do say nothing "
-            "about it. `annotate contrasts --least-accuracy` changes the limit."
+            "about it. A smaller least accuracy (--least-accuracy) ranks them all the same."
         )
     from scipy import stats
 
@@ -90,8 +91,9 @@ def means(ask: Ask, kind: str, by: str | None, least_accuracy: float) -> pd.Data
         note = "bound: a mean over documents in which the neuron has no row is known within ± max_error"
         qualify(answer, note, max_error=float(answer.max_error.max()))
     if failed:
-        left_out = f"{len(failed):,} of {len(groups):,} groups not ranked"
-        add_note(answer, f"{left_out}, accuracy below {least_accuracy:.0%}: {_shortened(failed)}")
+        share = f"accuracy below {least_accuracy:.0%} in {len(failed):,} of {len(groups):,} groups"
+        add_note(answer, f"groups left out: {share}")
+    answer.attrs["left_out"] = groups.group_name[~is_done].tolist()
     return answer
 
 

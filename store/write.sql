@@ -234,7 +234,7 @@ SELECT r.status::VARCHAR AS status, m.weights_sha256, m.config FROM base.run r J
 -- For each given position: the tokens of its window up to and including the position, without the BOS, and the
 -- position_id of each token. A token that the window shares with the previous window is stored only with the previous
 -- window, so it has the position_id from there. `bos` is a list with the token id of the BOS at the start of the
--- window; empty if the run has no BOS.
+-- window, empty if the run has no BOS, and `bos_position_ids` is a list with the position_id of this BOS.
 WITH wanted AS (
     SELECT p.*, r.settings, p.position + 1 - (r.settings->>'bos')::BOOLEAN::INTEGER AS tokens
     FROM base.position p JOIN base.run r USING (run_id) WHERE p.position_id IN (SELECT unnest($position_ids))
@@ -250,9 +250,12 @@ SELECT w.position_id,
        coalesce((SELECT list(DISTINCT token_id) FROM base.position
                  WHERE run_id = w.run_id AND position = 0 AND (w.settings->>'bos')::BOOLEAN), []) AS bos,
        coalesce(list(read.token_id ORDER BY source_position_id) FILTER (read.token_id IS NOT NULL), []) AS token_ids,
-       coalesce(list(source_position_id ORDER BY source_position_id) FILTER (read.token_id IS NOT NULL), []) AS position_ids
+       coalesce(list(source_position_id ORDER BY source_position_id) FILTER (read.token_id IS NOT NULL), []) AS position_ids,
+       coalesce((SELECT list(position_id) FROM base.position
+                 WHERE run_id = w.run_id AND window_id = w.window_id AND position = 0 AND (w.settings->>'bos')::BOOLEAN), [])
+           AS bos_position_ids
 FROM wanted w LEFT JOIN read USING (position_id)
-GROUP BY w.run_id, w.position_id, w.settings
+GROUP BY w.run_id, w.position_id, w.window_id, w.settings
 
 -- name: positions_with_next
 -- The positions of a run that have a next token, each with its document_id and the id of the next token.
@@ -276,11 +279,9 @@ WITH place AS (
     GROUP BY d.document_id
 )
 SELECT d.document_id, d.metadata->>$answer AS answer, d.metadata->>$distractor AS distractor, json_keys(d.metadata) AS columns,
-       e.position_id, f.position_id AS first_position_id,
+       e.position_id,
        EXISTS (FROM base.contrast c WHERE c.run_id = $run_id AND c.document_id = d.document_id) AS is_there
 FROM place d LEFT JOIN predicting e USING (document_id)
-LEFT JOIN base.position p ON p.run_id = $run_id AND p.position_id = e.position_id
-LEFT JOIN base.position f ON f.run_id = $run_id AND f.window_id = p.window_id AND f.position = 0
 WHERE EXISTS (FROM base.position p WHERE p.run_id = $run_id AND p.document_id = d.document_id)
 ORDER BY d.document_id
 

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -38,6 +38,7 @@ from annotate_transformer.store.layout import (
 )
 from annotate_transformer.store.location import is_taken, located, names_of, writers_lock
 from annotate_transformer.store.queries import named
+from annotate_transformer.store.windows import Context, contexts
 
 NAMES_OF_MODEL = ("model", "revision", "step")
 # KIND_OF_MODEL: the columns of base.model whose values follow from the model's config.json.
@@ -443,6 +444,11 @@ class Writer:
         """Run a SELECT of write.sql and return its rows as an Arrow table."""
         with self._open() as con:
             return con.execute(self._queries[query], parameters).to_arrow_table()
+
+    def contexts(self, position_ids: Sequence[int]) -> list[Context]:
+        """Return the tokens that the model reads up to each of these positions, in the order given."""
+        with self._open() as con:
+            return contexts(con, position_ids)
 
     def unfinished(self) -> list[dict[str, Any]]:
         """Return the unfinished runs, with their settings and provenance."""

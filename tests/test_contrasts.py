@@ -239,6 +239,7 @@ def test_heads_are_ranked_only_for_a_task_that_the_model_does(ask: Asking, path:
     assert "needed" in ask("contrasts", "--least-accuracy", 1, "--kind", "neuron").err
     assert "must be one of component, head, neuron" in ask("contrasts", "--kind", "layer").err
     assert "must be a fraction from 0 to 1" in ask("contrasts", "--least-accuracy", 80).err
+    assert ask("contrasts", "--kind", "layer", "--json").out == ""
     assert "has the column 'templat'" in ask("contrasts", "--by", "templat").err
 
 
@@ -251,12 +252,9 @@ def test_a_group_in_which_the_model_fails_is_left_out(model: Model, tmp_path: Pa
     found, whole = s.contrast_means("head", "template"), s.contrast_means("head", "template", None, 0)
     assert set(found.group_name) == {"True"} and set(whole.group_name) == {"True", "False"}
     assert found["mean"].tolist() == whole[whole.group_name == "True"]["mean"].tolist()
-    n = is_right.count(False)
-    assert (
-        found.attrs["note"]
-        == f"1 of 2 groups not ranked, accuracy below 80%: 'False' (0.0% of {n} documents)"
-    )
-    assert "note" not in whole.attrs
+    assert found.attrs["note"] == "groups left out: accuracy below 80% in 1 of 2 groups"
+    assert found.attrs["left_out"] == ["False"]
+    assert "note" not in whole.attrs and whole.attrs["left_out"] == []
 
 
 def test_wrong_columns_are_noticed_before_the_ingest(tmp_path: Path, ask: Asking) -> None:
@@ -266,6 +264,9 @@ def test_wrong_columns_are_noticed_before_the_ingest(tmp_path: Path, ask: Asking
     assert said.status == 2 and not db.exists()
     assert "both columns 'right' and 'distractor'" in said.err
     assert "The columns are answer, distractor, template." in said.err
+    (tmp_path / "empty.jsonl").write_text("")
+    said = Asking(ask.capsys, ask.patch, db)("ingest", tmp_path / "empty.jsonl", *words[2:])
+    assert said.status == 2 and "The corpus is empty" in said.err
 
 
 def test_the_command_stores_them(model: Model, tmp_path: Path, ask: Asking) -> None:
@@ -284,7 +285,7 @@ def test_the_page(show: Show, path: Path, two_steps: Path, model: Model, tmp_pat
     assert "How often the model prefers the answer" in titles(test)
     assert not [title for title in titles(test) if "effects" in title]  # the accuracy is below 80 %
     assert "To rank heads, 80% are needed" in html(test)
-    assert "<code>annotate contrasts --least-accuracy</code>" in html(test)
+    assert "(--least-accuracy)" in html(test)
     assert "Mean effects of heads" in titles(show("contrasts", path, least="0"))
     assert "has no contrasts yet" in html(show("contrasts", two_steps))
     rows = store.open(path).sql("FROM contrasts ORDER BY document_id")

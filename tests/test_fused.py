@@ -366,6 +366,8 @@ def test_a_killed_process_leaves_no_code_of_an_earlier_version(step: str, tmp_pa
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
 
+    neighbour = MachineCode(str(tmp_path), "total_of_rows", 1)
+    neighbour.save("float32", "code of another function")
     earlier.save("float32", "old code")
     setattr(later, step, killed)
     with pytest.raises(KeyboardInterrupt):
@@ -374,3 +376,5 @@ def test_a_killed_process_leaves_no_code_of_an_earlier_version(step: str, tmp_pa
     again.save("float32", "new code")
     assert again.load("float32") == "new code"
     assert earlier.load("float32") is None
+    assert neighbour.load("float32") == "code of another function"
+    assert len([*tmp_path.glob("total.*.nbc")]) == 1  # the earlier version's file is removed

@@ -289,6 +289,9 @@ def test_the_default_is_the_model_of_the_last_run(made: Path, tiny_model: Path, 
     result = annotate("weights", "--top", 3, "--db", db, folder=tmp_path)
     assert (result.status, f"eights of {tiny_model}" in result.out) == (0, True), result
     assert store.open(db).sql("FROM models").model.tolist() == [str(tiny_model)]
+    (tmp_path / "empty.duckdb").touch()
+    result = annotate("weights", "--top", 3, "--db", "empty.duckdb", folder=tmp_path)
+    assert (result.status, "Weights of neox-2m" in result.out) == (0, True), result
 
 
 def test_a_model_without_a_run_is_asked_beside_one_with(

@@ -11,6 +11,7 @@ from annotate_transformer.app.present.console import Console
 from annotate_transformer.app.present.words import closeness, counted
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from annotate_transformer.app.cli.progress import Watch
@@ -348,7 +349,11 @@ def _tell(report: "RunReport", db: Path) -> None:
 def weights(
     db: NewDb,
     model: Annotated[
-        str | None, typer.Option(help="A model as in `annotate ingest` [default: that of the last run].")
+        str | None,
+        typer.Option(
+            help="A model as in `annotate ingest` [default: that of the last run, or neox-2m if there is no "
+            "run]."
+        ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help=REVISION)] = None,
     top: Annotated[int, typer.Option(help="Length of each list.")] = 20,
@@ -365,29 +370,34 @@ def weights(
     For weights that were read already it adds nothing.
     """
     from annotate_transformer.app.cli.progress import Watch
+    from annotate_transformer.ingest.live.prompt import check_weights
+    from annotate_transformer.ingest.live.prompt import revision as of_run
     from annotate_transformer.ingest.models.devices import check_device, check_dtype
-    from annotate_transformer.ingest.models.names import resolve
+    from annotate_transformer.ingest.models.names import EMBEDDED_MODEL, resolve
     from annotate_transformer.store.writer import check
 
-    of_run = _model_of_last_run(db) if model is None else (model, None)
-    source = resolve(of_run[0], revision or of_run[1])
+    about = _last_run(db) if model is None else None
+    named = (model or EMBEDDED_MODEL, revision) if about is None else (about.model, revision or of_run(about))
+    source = resolve(*named)
     where, precision = check_device(device), check_dtype(dtype)
     check(db)
     loaded = _load(source, where, precision, Watch(err, quiet))
+    if about is not None and not revision:
+        check_weights(loaded, about)
     read_weights(loaded, db, quiet=quiet, always=True, top=top, distance=distance, fresh=fresh)
 
 
-def _model_of_last_run(db: Path) -> tuple[str, str | None]:
-    """Return the name and revision of the last run's model, or of the embedded model if there is no run."""
+def _last_run(db: Path) -> "pd.Series[Any] | None":
+    """Return the row of the store's last run, a finished one if there is one; None if there is no run."""
     from annotate_transformer import store
-    from annotate_transformer.ingest.live.prompt import revision
-    from annotate_transformer.ingest.models.names import EMBEDDED_MODEL
 
-    if not db.exists():
-        return EMBEDDED_MODEL, None
-    with store.open(db) as s:
-        runs = s.runs()
-    return (str(runs.model.iloc[-1]), revision(runs.iloc[-1])) if len(runs) else (EMBEDDED_MODEL, None)
+    try:
+        with store.open(db) as s:
+            runs = s.runs()
+    except store.NotAStore:  # there is no file yet, or an empty one; other files are refused by `check`
+        return None
+    finished = runs[runs.finished.notna()]
+    return None if runs.empty else (finished if len(finished) else runs).iloc[-1]
 
 
 def read_weights(

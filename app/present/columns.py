@@ -196,6 +196,7 @@ ATTENTION = (
 )
 STRONGEST_NEURONS = (
     a_neuron(),
+    count("positions (n)", "positions"),
     number("mean |effect| (logits)", "mean_abs_effect"),
     signed_number("mean effect (logits)", "mean_effect"),
     percent("fraction positive", "fraction_positive"),
@@ -203,6 +204,7 @@ STRONGEST_NEURONS = (
 )
 STRONGEST_HEADS = (
     a_head(),
+    count("positions (n)", "positions"),
     number("mean |effect| (logits)", "mean_abs_effect"),
     signed_number("mean effect (logits)", "mean_effect"),
     number("previous-token attention", "attention_previous", 2),

@@ -50,6 +50,11 @@ def print_table(title: str, frame: pd.DataFrame, columns: Columns) -> None:
     """Print these columns of a frame as a table; if the answer is not exact, print the reasons under it."""
     rows = [[_cell(column, row) for column in columns] for row in frame.to_dict("records")]
     table(out, title, _alignments(columns), rows)
+    print_limits(frame)
+
+
+def print_limits(frame: pd.DataFrame) -> None:
+    """Print the reasons why an answer is not exact or complete, if there are any."""
     if told := limits(frame.attrs):
         out.print(f"{told[0].upper()}{told[1:]}.\n", style="dim", markup=False, soft_wrap=not out.is_terminal)
 

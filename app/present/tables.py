@@ -24,14 +24,15 @@ def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[
     `columns` maps each heading to the column's alignment.
     """
     rows = list(rows)
-    cells = [_width(row[i] for row in rows) for i in range(len(columns))]
+    widest = console.width // 2  # longer cells are folded
+    cells = [min(_width(row[i] for row in rows), widest) for i in range(len(columns))]
     headings, widths = _fitted([*columns], cells, console.width)
     shown = Table(box=None, pad_edge=False)
     for heading, justify, width in zip(headings, columns.values(), widths, strict=True):
         shown.add_column(
             heading,
             justify="right" if justify == "right" else "left",
-            min_width=min(width, console.width // 2),
+            min_width=width,
             overflow="fold",
         )
     for row in rows:

@@ -147,7 +147,7 @@ class Pair:
             return kept
 
         every = {f"blocks.{i}.{hook}": keep(i) for i in layers or range(self.model.n_layers)}
-        self.model.forward_edited(torch.tensor([tokens], device=self.model.device), every | (edits or {}))
+        self.model.final_of(torch.tensor([tokens], device=self.model.device), every | (edits or {}))
         return seen
 
     def _logits(self, edits: Sequence[dict[str, Edit]], tokens: tuple[int, ...]) -> list[float]:
@@ -156,7 +156,7 @@ class Pair:
         for start in range(0, len(edits), size):
             batch = edits[start : start + size]
             read = torch.tensor([tokens], device=self.model.device).expand(len(batch), -1)
-            found += self._read(self.model.forward_edited(read, _each_its_own(batch)).final[:, -1])
+            found += self._read(self.model.final_of(read, _each_its_own(batch))[:, -1])
         return found
 
     def _read(self, residual: Tensor) -> list[float]:

@@ -73,8 +73,7 @@ class Sample:
         chosen = sorted(random.Random(plan.seed).sample(range(len(rows)), min(plan.sample, len(rows))))
         rows = [rows[i] for i in chosen]
         ids = [row["position_id"] for row in rows]
-        contexts = {row["position_id"]: row for row in writer.fetch("contexts", position_ids=ids).to_pylist()}
-        windows = [contexts[number]["bos"] + contexts[number]["token_ids"] for number in ids]
+        windows = [context.tokens for context in writer.contexts(ids)]
         documents = np.array([row["document_id"] for row in rows])
         return Sample(windows, [row["next_token_id"] for row in rows], documents)
 

@@ -65,13 +65,15 @@ def check(columns: Columns, documents: Iterable[Document]) -> None:
 
     Documents are read up to the first that has both.
     """
-    names: dict[str, None] = {}
+    names: dict[str, None] | None = None
     for document in documents:
+        names = {} if names is None else names
         if all(document.metadata.get(name) is not None for name in (columns.answer, columns.distractor)):
             return
-        if len(names) < NAMED:
+        if len(names) <= NAMED:
             names |= dict.fromkeys(document.metadata)
-    raise SettingsError(_no_columns([*names], columns))
+    if names is not None:  # else the corpus is empty, as the survey says
+        raise SettingsError(_no_columns([*names], columns, "the corpus"))
 
 
 def contrast(
@@ -90,7 +92,7 @@ def contrast(
         asked = [row for row in rows if row["answer"] is not None and row["distractor"] is not None]
         if not asked:
             names = list(dict.fromkeys(name for row in rows for name in row["columns"]))
-            raise SettingsError(_no_columns(names, columns))
+            raise SettingsError(_no_columns(names, columns, "the run"))
         report.without = len(rows) - len(asked)
         report.there = sum(row["is_there"] for row in asked)
         wanted = [row for row in asked if not row["is_there"]]
@@ -104,7 +106,7 @@ def contrast(
     return report
 
 
-def _no_columns(names: list[str], columns: Columns) -> str:
+def _no_columns(names: list[str], columns: Columns, corpus: str) -> str:
     others = ", …" if len(names) > NAMED else ""
     there = (
         f"The columns are {', '.join(names[:NAMED])}{others}."
@@ -112,7 +114,7 @@ def _no_columns(names: list[str], columns: Columns) -> str:
         else "The documents have no column but their text."
     )
     return (
-        f"No document has both columns {columns.answer!r} and {columns.distractor!r} "
+        f"No document of {corpus} has both columns {columns.answer!r} and {columns.distractor!r} "
         f"(--answer-column, --distractor-column). {there}"
     )
 
@@ -142,14 +144,11 @@ def _skip(report: ContrastReport, kind: str, why: str) -> dict[str, int]:
 
 def _with_contexts(writer: Writer, group: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add to each row the window's token ids up to the row's position, and these tokens' position ids."""
-    ids = [row["position_id"] for row in group]
-    contexts = {row["position_id"]: row for row in writer.fetch("contexts", position_ids=ids).to_pylist()}
-    read = []
-    for row in group:
-        of = contexts[row["position_id"]]
-        first = [row["first_position_id"]] if of["bos"] else []
-        read.append(row | {"tokens": of["bos"] + of["token_ids"], "places": first + of["position_ids"]})
-    return read
+    contexts = writer.contexts([row["position_id"] for row in group])
+    return [
+        row | {"tokens": context.tokens, "places": context.places}
+        for row, context in zip(group, contexts, strict=True)
+    ]
 
 
 @torch.inference_mode()

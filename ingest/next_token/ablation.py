@@ -33,7 +33,6 @@ from annotate_transformer.ingest.next_token.inputs import last_and_tokens
 from annotate_transformer.ingest.next_token.prompts import (
     Neuron,
     check_run,
-    contexts_of,
     key_of,
     prompt_batches,
 )
@@ -130,7 +129,7 @@ def _tested(rows: list[dict[str, Any]], lost: list[dict[str, float]]) -> dict[st
 
 def _prompts(writer: Writer, rows: list[dict[str, Any]]) -> tuple[list[int], list[list[int]]]:
     """Return a list with the prompts' BOS, or an empty list if they have none, and all prompts' token ids."""
-    contexts = contexts_of(writer, [row["position_id"] for row in rows])
+    contexts = writer.contexts([row["position_id"] for row in rows])
     bos = contexts[0].bos
     ids = [
         context.token_ids[len(context.token_ids) - row["tokens"] + len(bos) :]

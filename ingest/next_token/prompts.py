@@ -28,6 +28,7 @@ from torch import Tensor
 from annotate_transformer.ingest.errors import ModelError, SettingsError
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.next_token.inputs import Inputs, activations, neuron_inputs
+from annotate_transformer.store.windows import Context
 from annotate_transformer.store.writer import Writer
 
 LATE = 4  # the last 1 / LATE of all layers are late: in Pythia-160m, the last 3 of 12 layers
@@ -70,22 +71,6 @@ class PromptSettings:
             raise SettingsError(f"--std-threshold {self.std_threshold} must not be negative.")
 
 
-@dataclass(frozen=True)
-class Context:
-    """The tokens of a window up to and including a position, with their position ids.
-
-    `bos`: a list with the id of the BOS before these tokens; an empty list if the run has no BOS.
-    """
-
-    bos: list[int]
-    token_ids: list[int]
-    position_ids: list[int]
-
-    def end(self, tokens: int) -> list[int]:
-        """Return the last `tokens` tokens as a prompt, with the BOS if there is one."""
-        return self.bos + self.token_ids[len(self.token_ids) - tokens :]
-
-
 def annotate_inputs(model: Model, path: str, run_id: int, position_id: int, neuron: Neuron) -> bool:
     """Store the inputs of a neuron at a position of a run; return False if they were stored already.
 
@@ -99,7 +84,7 @@ def annotate_inputs(model: Model, path: str, run_id: int, position_id: int, neur
         check_run(writer, model, run_id)
         if writer.fetch("inputs_there", **key, position_id=position_id)["n"][0].as_py():
             return False
-        [context] = contexts_of(writer, [position_id])
+        [context] = writer.contexts([position_id])
         prompt = context.end(len(context.token_ids))
         # The list `context.position_ids` leaves out the BOS. It is empty if the position itself is a BOS;
         # then use the position's id.
@@ -233,7 +218,7 @@ def _look_up(model: Model, writer: Writer, record: dict[str, Any], settings: Pro
     neuron = record["layer"], record["neuron"]
     key = key_of(record["run_id"], neuron)
     windows = writer.fetch("highest_windows", **key, windows=settings.windows).to_pylist()
-    contexts = contexts_of(writer, [window["position_id"] for window in windows])
+    contexts = writer.contexts([window["position_id"] for window in windows])
     least = [settings.share * window["value"] for window in windows]
     lengths = shortest_contexts(model, neuron, contexts, least, settings.max_tokens)
     kept = [
@@ -287,13 +272,6 @@ def check_run(writer: Writer, model: Model, run_id: int) -> str:
             "ingest the text again, or restore the earlier files of the model."
         )
     return str(run["status"])
-
-
-def contexts_of(writer: Writer, position_ids: list[int]) -> list[Context]:
-    """Return the context of each position in `position_ids`."""
-    rows = writer.fetch("contexts", position_ids=position_ids).to_pylist()
-    found = {row.pop("position_id"): Context(**row) for row in rows}
-    return [found[position_id] for position_id in position_ids]
 
 
 def _read(values: Tensor, total: Tensor) -> tuple[list[list[float]], list[float], list[float]]:

@@ -114,8 +114,8 @@ class Settings:
         """Return the settings with the length of the top lists filled in, for a run of `positions` positions.
 
         By default a list has 4 entries for every d_mlp positions, at least SHORTEST_LISTS and at most
-        LONGEST_LISTS. So the two lists of every neuron have together at most about half as many entries as
-        the run has rows of neurons; without this rule, the lists of a short text would outweigh its rows.
+        LONGEST_LISTS. So the three lists of every neuron have fewer entries than the run has rows of neurons,
+        unless SHORTEST_LISTS applies; lists of one length would outweigh the rows of a short text.
         """
         length = min(LONGEST_LISTS, max(SHORTEST_LISTS, 4 * positions // model.d_mlp))
         return replace(self, top=self.top or length)

@@ -30,6 +30,8 @@ def show() -> None:
     keys = answers.asked("contrast_keys", run=run).key.to_list()
     by, kind = links.text("by"), links.text("kind") or "head"
     percent = LEAST_PERCENT if (chosen := links.number("least")) is None else chosen
+    if percent > 100:
+        raise links.BadLink(f"The address says least={percent}: least is a percentage, at most 100.")
     with st.sidebar:
         parts.choose("Group by", [None, *keys], by if by in keys else None, "by", lambda key: key or "none")
         parts.choose("Effects of", [*KINDS], kind, "kind", lambda name: f"{name}s")

@@ -69,6 +69,10 @@ def _neurons(run: int) -> None:
 def _heads(run: int) -> None:
     frame = answers.asked("strongest_heads", run=run, limit=50)
     parts.table("Heads with the largest effects", frame, columns.STRONGEST_HEADS, links=markup.units(run))
+    st.caption(
+        "These are means over all positions of this run, not over a sample. The page of a head shows a 95 % "
+        "interval, which resamples documents; for neurons `annotate effects` measures such intervals."
+    )
 
 
 def _bigrams(run: int) -> None:

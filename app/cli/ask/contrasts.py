@@ -6,7 +6,7 @@ import typer
 
 from annotate_transformer.app.cli.options import Db, Json, Limit, Run
 from annotate_transformer.app.present import columns
-from annotate_transformer.app.present.printed import print_json, print_table
+from annotate_transformer.app.present.printed import print_json, print_limits, print_table
 from annotate_transformer.store.contrasts import KINDS, LEAST_ACCURACY
 from annotate_transformer.store.errors import BadQuestion
 from annotate_transformer.store.question import truncate
@@ -50,7 +50,7 @@ def contrasts(
         try:
             means = s.contrast_means(kind, by, number, least_accuracy)
         except BadQuestion:
-            if as_json:
+            if as_json and kind in KINDS and 0 <= least_accuracy <= 1:
                 print_json({"accuracy": accuracy}, number)
             raise
     shown = means.groupby("group_name", sort=False).head(limit)
@@ -61,5 +61,6 @@ def contrasts(
         return
     for group, rows in shown.groupby("group_name", sort=False):
         of = f", {by} {group}" if by else ""
-        rows.attrs = means.attrs
+        rows.attrs = {}
         print_table(f"Mean direct effects{of}", rows, columns.contrast_means(means))
+    print_limits(shown)

@@ -56,10 +56,11 @@ def compiled(function: Callable[..., Any]) -> Any:
     """Compile a function at the first call, and cache the machine code beside the source file if possible."""
     options: dict[str, Any] = {"nogil": True, "fastmath": MATH, "error_model": "numpy"}
     try:
-        dispatcher = njit(cache=True, **options)(function)
+        dispatcher: Any = njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no writable folder for its cache, so compile without a cache
         return njit(**options)(function)
-    dispatcher._cache._cache_file.__class__ = MachineCode
+    if hasattr(dispatcher, "_cache"):  # not with NUMBA_DISABLE_JIT, which leaves the function as it is
+        dispatcher._cache._cache_file.__class__ = MachineCode
     return dispatcher
 
 
