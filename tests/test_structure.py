@@ -83,7 +83,7 @@ def test_no_modules_import_each_other() -> None:
 
 
 def test_private_names_are_used_in_their_own_module_alone() -> None:
-    """But for Python's own (os._exit, and _replace and _asdict of a NamedTuple), and numba's cache in one place."""
+    """But for Python's own (os._exit, and _replace and _asdict of a NamedTuple), and numba's in one file."""
     pythons = {"_exit", "_replace", "_asdict"}
     numbas = {"_cache", "_cache_file", "_cache_path", "_index_name", "_data_name"}
     numbas |= {"_load_index", "_save_index", "_save_data"}
