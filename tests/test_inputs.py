@@ -173,7 +173,7 @@ def test_a_position_is_read_as_the_run_read_it(
 
 def test_prompts_are_the_shortest_though_activation_is_not_monotone(case: Case, model: Model) -> None:
     ids, layer, longest = token_ids(TEXT), 2, 6
-    contexts = [Context([], ids[:end], []) for end in range(8, len(ids) + 1, 3)]
+    contexts = [Context([], ids[:end], [], []) for end in range(8, len(ids) + 1, 3)]
     windows = [[case.activations(layer, c.end(n)) for n in range(1, len(c.token_ids) + 1)] for c in contexts]
     not_monotone, without = 0, 0
     for neuron in range(20):

@@ -196,7 +196,6 @@ ATTENTION = (
 )
 STRONGEST_NEURONS = (
     a_neuron(),
-    count("positions (n)", "positions"),
     number("mean |effect| (logits)", "mean_abs_effect"),
     signed_number("mean effect (logits)", "mean_effect"),
     percent("fraction positive", "fraction_positive"),
@@ -204,7 +203,7 @@ STRONGEST_NEURONS = (
 )
 STRONGEST_HEADS = (
     a_head(),
-    count("positions (n)", "positions"),
+    count("positions (n)", "count"),
     number("mean |effect| (logits)", "mean_abs_effect"),
     signed_number("mean effect (logits)", "mean_effect"),
     number("previous-token attention", "attention_previous", 2),

@@ -1,7 +1,7 @@
 -- The heads with the largest effects, the character spans of source tokens, and total effects of units.
 
 -- name: strongest_heads
-SELECT layer, head, count AS positions, mean_abs_effect, mean_effect, attention_previous, attention_first, attention_induction
+SELECT layer, head, count, mean_abs_effect, mean_effect, attention_previous, attention_first, attention_induction
 FROM head_stats WHERE run_id = $run ORDER BY mean_abs_effect DESC, layer, head LIMIT $limit
 
 -- name: spans

@@ -1,7 +1,7 @@
 -- The neurons with the largest effects, and the positions at which a neuron's inputs are stored.
 
 -- name: strongest_neurons
-SELECT layer, neuron, count AS positions, mean_abs_effect, mean_effect, fraction_positive, max FROM neuron_stats
+SELECT layer, neuron, mean_abs_effect, mean_effect, fraction_positive, max FROM neuron_stats
 WHERE run_id = $run ORDER BY mean_abs_effect DESC, layer, neuron LIMIT $limit
 
 -- name: is_looked_up
