@@ -458,7 +458,8 @@ TOTAL_EFFECTS = (
     formatted("probability", "logprob", lambda value: chance(math.exp(value))),
     formatted("ablated probability", "ablated_logprob", lambda value: chance(math.exp(value))),
     number("rank", "target_rank", 0),
-    number("ablated rank", "ablated_rank", 1),
+    # A mean over draws of --by resample may lie between two ranks.
+    formatted("ablated rank", "ablated_rank", lambda rank: f"{rank:,.{0 if rank == int(rank) else 1}f}"),
     formatted("KL divergence (nats)", "kl", lambda value: f"{value:.3g}"),
 )
 
