@@ -37,6 +37,7 @@ PARTS = {
     "verify": ("verify.py", *INGESTED, "--tokens", "{tokens}"),
     "weights": ("weights.py", "{model}"),
     "total_effect": ("total_effect.py", *INGESTED),
+    "lens": ("lens.py", *INGESTED),
     "questions": ("questions.py", "{store}", "--times", "20"),
     "grown": ("questions.py", "{grown}", "--times", "20", "--no-others"),
     "pages": ("pages.py", "{store}", "--times", "6"),
