@@ -388,7 +388,7 @@ def weights(
 
 
 def _last_run(db: Path) -> "pd.Series[Any] | None":
-    """Return the row of the store's last run, a finished one if there is one; None if there is no run."""
+    """Return the row of the run that finished last or, if no run is finished, of the last run, or None."""
     from annotate_transformer import store
 
     try:
@@ -396,8 +396,8 @@ def _last_run(db: Path) -> "pd.Series[Any] | None":
             runs = s.runs()
     except store.NotAStore:  # there is no file yet, or an empty one; other files are refused by `check`
         return None
-    finished = runs[runs.finished.notna()]
-    return None if runs.empty else (finished if len(finished) else runs).iloc[-1]
+    by_end = runs.sort_values("finished", na_position="first", kind="stable")
+    return None if runs.empty else by_end.iloc[-1]
 
 
 def read_weights(

@@ -65,8 +65,6 @@ def room_for_context(console: Console, rows: list[list[str]], headings: Iterable
 
     A heading is as wide as its longest word, because headings wrap at spaces.
     """
-    words = [max(map(len, heading.split()), default=0) for heading in headings]
-    cells = [
-        max([word, *(Text.from_markup(row[i]).cell_len for row in rows)]) for i, word in enumerate(words)
-    ]
+    words = [_width(heading.split()) for heading in headings]
+    cells = [max(word, _width(row[i] for row in rows)) for i, word in enumerate(words)]
     return max(30, min(100, console.width - sum(cells) - 2 * len(cells)))

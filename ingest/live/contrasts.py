@@ -15,6 +15,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from annotate_transformer.ingest.attribution.toward import predicted, ranks, toward
+from annotate_transformer.ingest.corpus.row import NAMES_LISTED, listed
 from annotate_transformer.ingest.corpus.sources import Document
 from annotate_transformer.ingest.errors import SettingsError
 from annotate_transformer.ingest.models.hooks import Forward
@@ -26,7 +27,6 @@ from annotate_transformer.store.writer import Writer
 # SOURCES pairs of a head and a source with the largest |effect|.
 NEURONS, SOURCES = 8, 24
 DOCUMENTS = 256  # number of documents whose rows are written in one transaction
-NAMED = 20  # maximum number of columns that an error message names
 BATCH_TOKENS = 512  # maximum number of tokens in a forward pass, unless one document has more
 Rows = dict[str, list[dict[str, Any]]]
 Watch = Callable[[int, int], None]
@@ -65,14 +65,13 @@ def check(columns: Columns, documents: Iterable[Document]) -> None:
 
     Documents are read up to the first that has both.
     """
-    names: dict[str, None] | None = None
+    names, document = dict[str, None](), None
     for document in documents:
-        names = {} if names is None else names
         if all(document.metadata.get(name) is not None for name in (columns.answer, columns.distractor)):
             return
-        if len(names) <= NAMED:
+        if len(names) <= NAMES_LISTED:
             names |= dict.fromkeys(document.metadata)
-    if names is not None:  # else the corpus is empty, as the survey says
+    if document is not None:  # else the corpus is empty, as the survey says
         raise SettingsError(_no_columns([*names], columns, "the corpus"))
 
 
@@ -107,12 +106,7 @@ def contrast(
 
 
 def _no_columns(names: list[str], columns: Columns, corpus: str) -> str:
-    others = ", …" if len(names) > NAMED else ""
-    there = (
-        f"The columns are {', '.join(names[:NAMED])}{others}."
-        if names
-        else "The documents have no column but their text."
-    )
+    there = f"The columns are {listed(names)}." if names else "The documents have no column but their text."
     return (
         f"No document of {corpus} has both columns {columns.answer!r} and {columns.distractor!r} "
         f"(--answer-column, --distractor-column). {there}"
