@@ -109,7 +109,7 @@ class Unit:
             truncate(frame, positions, what="the stored lists have")
 
     def question(self, what: str, **parameters: Any) -> Question:
-        """Return the query `what` about this unit, or its variant neuron_… or head_… if read.sql has one."""
+        """Return the query `what` about this unit, or the variant for its kind, such as `neuron_stats`."""
         own = f"{self.kind}_{what}"
         query = own if own in named("read.sql") else what
         unit = OneUnit(self.kind, int(self.layer), int(self.number), self.sql_type)
