@@ -75,7 +75,7 @@ def main() -> None:
     options = parser_of(__doc__, tokens=32_768).parse_args()
     torch.set_num_threads(1)
     with subject(options) as (model, _):
-        settings = Settings(limit_tokens=options.tokens).resolved(model).with_lists(options.tokens, model)
+        settings = Settings(limit_tokens=options.tokens).resolved(model).with_sizes(options.tokens, model)
         assert settings.context and settings.batch_tokens
         windows = first_windows(options.corpus, model, options.tokens, settings.context)
         reading = list(batches(windows, settings.batch_tokens))

@@ -339,13 +339,20 @@ def test_rows_lie_in_the_order_the_schema_says(annotated: store.Store, table: st
 
 
 @pytest.mark.parametrize(
-    ("positions", "length"), [(1, 20), (2_688, 21), (6_400, 50), (12_800, 100), (10**9, 100)]
+    ("positions", "top", "samples"),
+    [(1, 20, 200), (1_608, 20, 201), (2_688, 21, 336), (6_400, 50, 800), (12_800, 100, 1000), (10**9, 100, 1000)],
 )
-def test_lists_are_shorter_for_a_short_text(model: Model, positions: int, length: int) -> None:
-    """Of 4 entries for every d_mlp positions; what a person asks for stays as it is."""
+def test_lists_and_sample_are_smaller_for_a_short_text(
+    model: Model, positions: int, top: int, samples: int
+) -> None:
+    """4 entries and 64 sampled positions for every d_mlp positions; what a person asks for stays as it is."""
     assert model.d_mlp == 512
-    assert Settings().with_lists(positions, model).top == length
-    assert Settings(top=7).with_lists(positions, model).top == 7
+    by_default, asked = Settings(), Settings(top=7, samples=0)
+    assert (by_default.with_sizes(positions, model).top, by_default.with_sizes(positions, model).samples) == (
+        top,
+        samples,
+    )
+    assert asked.with_sizes(positions, model) == asked
 
 
 def test_a_short_run_has_short_lists_by_default(

@@ -110,11 +110,12 @@ def ingest(
         ),
     ] = False,
     samples: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="Number of positions in the random sample, for which every activation and effect is stored."
+            help="Number of positions in the random sample, for which every activation and effect is stored "
+            "[default: 1000, or fewer (at least 200) for a text that is short for the model's d_mlp]."
         ),
-    ] = 1000,
+    ] = None,
     lens: Annotated[bool, typer.Option("--lens", help="Also store the logit lens (slow).")] = False,
     device: Device = "auto",
     dtype: Dtype = "float32",

@@ -74,7 +74,7 @@ def ingest(
         tokenizer = Tokenizer(model.tokenizer, parse_special=settings.parse_special)
         with progress.timed("counting"):
             survey = survey or survey_with(corpus, tokenizer, settings, model.checkpoint.name)
-        settings = settings.with_lists(survey.positions, model)
+        settings = settings.with_sizes(survey.positions, model)
         provenance = provenance_of(corpus, survey.scan, model, tokenizer, settings)
         equal_weights = writer.equal_weights(model.provenance)
         vocabulary = Vocabulary(tokenizer.vocabulary(), tokenizer.special_ids.tolist(), tokenizer.spells)

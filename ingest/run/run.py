@@ -50,7 +50,7 @@ class Run:
     def _summary(self) -> RunSummary:
         model, settings, survey = self.model, self.settings, self.survey
         counts_all = settings.special_in_lists
-        assert settings.top, "settings with the length of the lists"
+        assert settings.top and settings.samples is not None, "settings from `with_sizes`"
         return RunSummary(
             model.n_layers,
             model.d_mlp,

@@ -11,7 +11,9 @@ from annotate_transformer.ingest.models.model import Model
 
 DEFAULT_CONTEXT = 256
 BATCH_VALUES = 25_000_000  # a batch has at most about this many activations and attention probabilities
-LONGEST_LISTS, SHORTEST_LISTS = 100, 20  # the default length of a top list lies between these
+# Defaults of `top` and `samples` (`Settings.with_sizes`): the number for every d_mlp positions of the run, and
+# the smallest and the largest number.
+LISTS, SAMPLES = (4, 20, 100), (64, 200, 1000)
 SHARD_ROWS = 2_000_000  # a shard has about this many rows of neurons, in memory until the commit
 MOST_CONTEXT = 2**16  # maximum length of a window; the store has two bytes for the distance of two tokens
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
@@ -28,10 +30,10 @@ class Settings:
     `parse_special`: read special tokens written out in a document as special tokens;
     `keep_neurons`, `keep_sources`: number of terms stored per position (None: all terms; most neurons are
     then stored in few bits, see `attribution.codes`);
-    `top`: length of each top list (None: see `with_lists`);
+    `top`: length of each top list (None: see `with_sizes`);
     `first_in_lists`: let a window's first position into lists;
     `special_in_lists`: let special tokens into lists, statistics and sample;
-    `samples`: number of positions for which all activations are stored;
+    `samples`: number of positions for which all activations are stored (None: see `with_sizes`);
     `batch_tokens`: maximum number of tokens in a forward pass (None: chosen to limit memory);
     `shard_tokens`: approximate number of positions in a transaction (None: chosen to limit memory).
     """
@@ -46,7 +48,7 @@ class Settings:
     top: int | None = None
     first_in_lists: bool = False
     special_in_lists: bool = False
-    samples: int = 1000
+    samples: int | None = None
     seed: int = 0
     lens: bool = False
     batch_tokens: int | None = None
@@ -110,15 +112,19 @@ class Settings:
             keep_sources=_fewer(self.keep_sources, model.n_layers * model.n_heads * settings.context),
         )
 
-    def with_lists(self, positions: int, model: Model) -> "Settings":
-        """Return the settings with the length of the top lists filled in, for a run of `positions` positions.
+    def with_sizes(self, positions: int, model: Model) -> "Settings":
+        """Return the settings with `top` and `samples` filled in, for a run of `positions` positions.
 
-        By default a list has 4 entries for every d_mlp positions, at least SHORTEST_LISTS and at most
-        LONGEST_LISTS. So the three lists of every neuron have fewer entries than the run has rows of neurons,
-        unless SHORTEST_LISTS applies; lists of one length would outweigh the rows of a short text.
+        By default a list has 4 entries for every d_mlp positions, at least 20 and at most 100, and the random
+        sample has 64 positions for every d_mlp positions, at least 200 and at most 1,000. Every neuron has
+        lists and sampled values, so these would outweigh the rows of a short text if their sizes were fixed.
         """
-        length = min(LONGEST_LISTS, max(SHORTEST_LISTS, 4 * positions // model.d_mlp))
-        return replace(self, top=self.top or length)
+
+        def size(asked: int | None, per_d_mlp: int, least: int, most: int) -> int:
+            by_default = min(most, max(least, per_d_mlp * positions // model.d_mlp))
+            return by_default if asked is None else asked
+
+        return replace(self, top=size(self.top, *LISTS), samples=size(self.samples, *SAMPLES))
 
     @property
     def keep(self) -> Keep:
