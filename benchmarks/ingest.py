@@ -46,6 +46,7 @@ from benchmarks.measure import (
 
 Seconds = tuple[float, float]  # wall and processor
 BARE_BATCH = 512  # number of tokens in a batch of the bare pass; the ingest of a larger model uses fewer
+TOGETHER = (1, 8)  # numbers of batches for which the products of each distinct target might be computed once
 
 
 def main() -> None:
@@ -65,7 +66,8 @@ def main() -> None:
         for turn in range(options.turns):
             runs.append(_ingest(options.corpus, model, folder / f"{turn}.duckdb", settings))
             bare.append(_forward_seconds(model, few))
-        floors = _floors(model, windows, _distinct_targets(folder / "0.duckdb", reading))
+        distinct = {n: _distinct_targets(folder / "0.duckdb", reading, n) for n in TOGETHER}
+        floors = _floors(model, windows, distinct)
         _print(options, model, settings, bare, runs, floors)
 
 
@@ -125,22 +127,26 @@ def _rows(db: Path) -> int:
         return sum(int(s.sql(f"SELECT count(*) AS n FROM {table}").n.iloc[0]) for table in tables)
 
 
-def _distinct_targets(db: Path, reading: list[Batch]) -> float:
-    """Return the number of distinct targets (next tokens and top predictions) of a batch, per position."""
+def _distinct_targets(db: Path, reading: list[Batch], together: int) -> float:
+    """Return the number of distinct targets (next tokens and top predictions) per position.
+
+    together: number of consecutive batches over which a target counts once
+    """
     with store.open(db) as s:
         targets = s.sql(
             """SELECT coalesce(next_token_id, top_token_id) AS next, top_token_id AS top
                FROM positions ORDER BY position_id"""
         ).to_numpy()
-    distinct = [len(np.unique(targets[batch.positions[batch.stored]])) for batch in reading]
-    return sum(distinct) / len(targets)
+    of_batch = [targets[batch.positions[batch.stored]] for batch in reading]
+    groups = [np.concatenate(of_batch[i : i + together]) for i in range(0, len(of_batch), together)]
+    return sum(len(np.unique(group)) for group in groups) / len(targets)
 
 
-def _floors(model: Model, windows: list[Any], distinct: float) -> dict[str, float]:
-    """Return the number of multiplications, divided by that of the forward pass, in two cases.
+def _floors(model: Model, windows: list[Any], distinct: dict[int, float]) -> dict[str, float]:
+    """Return the number of multiplications, divided by that of the forward pass, in several cases.
 
-    In the first case, each of a position's two targets is computed by itself. In the second case, each
-    distinct target of a batch is computed once, as in an ingest.
+    In the first case, each of a position's two targets is computed by itself. In the others, each distinct
+    target of so many batches is computed once; an ingest does this for each batch.
     """
     tokens = sum(len(window.ids) for window in windows)
     sources = sum(len(window.ids) * (len(window.ids) + 1) / 2 for window in windows) / tokens
@@ -150,9 +156,16 @@ def _floors(model: Model, windows: list[Any], distinct: float) -> dict[str, floa
     terms = 2 * model.n_layers * (attention + neurons + sources * attention)  # z, post and v on both sides
     return {
         "the floor by multiplications, two targets a position": 1 + (2 * directions + terms) / forward,
-        f"the same with the {distinct:.2f} different targets a position of a batch": 1
-        + (distinct * directions + terms) / forward,
+        **{
+            f"the same with the {number:.2f} different targets a position of {_batches(together)}": 1
+            + (number * directions + terms) / forward
+            for together, number in distinct.items()
+        },
     }
+
+
+def _batches(count: int) -> str:
+    return "a batch" if count == 1 else f"{count} batches"
 
 
 def _print(

@@ -31,6 +31,7 @@ PARTS = {
     "stages": ("stages.py", *INGESTED),
     "gpu": ("ingest.py", *INGESTED, "--tokens", "{tokens}", "--device", "cuda"),
     "transformer_lens": ("against_transformer_lens.py", *INGESTED),
+    "writing": ("writing.py", *INGESTED),
     "memory": ("memory.py", *INGESTED, "--tokens", "{tokens}"),
     "storage": ("storage.py", *INGESTED, "--tokens", "{tokens}", "--plot", "{plot}"),
     "exactness": ("exactness.py", *INGESTED, "--plot", "{plot}"),
