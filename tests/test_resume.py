@@ -83,12 +83,12 @@ def digest(file: Path) -> str:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_random_moments(seed: int, command: Command, unbroken: Path, tmp_path: Path) -> None:
     db, draw, kills = tmp_path / "x.duckdb", random.Random(seed), 0
-    for more in draw.sample([0, 0, 1, 2], 4):
+    for more in draw.sample([0, 1, 2], 3):
         wanted, running = committed(db) + more, command.start(tmp_path)
         wait_for(running, db, wanted)
         time.sleep(draw.uniform(0, 0.7))
         kills += killed(running)
-    assert kills >= 3, "the run was over before it could be killed"
+    assert kills >= 2, "the run was over before it could be killed"
     command.finish(tmp_path)
     assert differences(unbroken, db) == {}
 

@@ -42,10 +42,11 @@ def test_a_private_name_is_used_elsewhere() -> None:
 
 
 def test_the_checkout_is_measured() -> None:
-    found = figures.figures(figures.modules(ROOT))
+    measured = figures.modules(ROOT)
+    found = figures.figures(measured)
     assert int(found["files"]) > 50 and int(found["lines"].replace(",", "")) > 10_000
     assert float(found["bodies of at most 30 lines"].split()[0]) >= 99
-    assert figures.table({"now": figures.modules(ROOT)}).count("\n") == len(found) + 1
+    assert figures.table({"some": measured[:9]}).count("\n") == len(found) + 1
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="git applies the patches")

@@ -99,6 +99,7 @@ def test_a_resumed_second_run_is_the_unbroken_one(
     assert differences(whole, parts) == {}
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("over", [-1, 0, 1])
 def test_a_limit_about_a_windows_end_is_met_exactly(
     over: int, corpora: tuple[Path, Path], model: Model, tmp_path: Path

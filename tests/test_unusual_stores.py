@@ -58,7 +58,7 @@ def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return made
 
 
-@pytest.mark.some(10)
+@pytest.mark.some(16)
 @pytest.mark.parametrize(("text", "settings"), CASES)
 def test_verify_finds_nothing(text: str, settings: str, models: dict[str, Model], tmp_path: Path) -> None:
     """Two runs of different models, of which the second is stopped and resumed; then its export."""

@@ -96,7 +96,7 @@ def left(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir() if "process-" not in file.name} - {"x.duckdb.lock"}
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(6)
 @each
 def test_a_converted_store_is_one_of_today(version: int, db: Path) -> None:
     assert upgrade(db) == version
@@ -108,7 +108,7 @@ def test_a_converted_store_is_one_of_today(version: int, db: Path) -> None:
     assert definitions(db) == definitions(new)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(6)
 @each
 def test_what_no_version_changed_is_as_it_was_row_by_row(
     version: int, db: Path, kept: dict[int, Path]

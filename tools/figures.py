@@ -40,9 +40,14 @@ class Module:
         return ast.parse(self.text)
 
     @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Every node of the tree."""
+        return list(ast.walk(self.tree))
+
+    @cached_property
     def functions(self) -> list[Function]:
         """Every function and method, nested ones too."""
-        return [node for node in ast.walk(self.tree) if isinstance(node, Function)]
+        return [node for node in self.nodes if isinstance(node, Function)]
 
     @cached_property
     def public(self) -> list[Function | ast.ClassDef]:
@@ -99,7 +104,7 @@ def complexity(function: Function) -> int:
 
 def imported(module: Module, known: set[str]) -> set[str]:
     """Return the modules among `known` that `module` imports anywhere."""
-    found = {name for node in ast.walk(module.tree) for name in _names(node)}
+    found = {name for node in module.nodes for name in _names(node)}
     return (found & known) - {module.name}
 
 
@@ -138,7 +143,7 @@ def private_uses(measured: list[Module]) -> list[str]:
 
     A use is an import of `_name`, or `x._name`, where another module defines `_name` and this one does not.
     """
-    defined = {module.name: _defined(module.tree) for module in measured}
+    defined = {module.name: _defined(module.nodes) for module in measured}
     anywhere = set().union(*defined.values())
     return [
         f"{module.name}: {name}"
@@ -150,7 +155,7 @@ def private_uses(measured: list[Module]) -> list[str]:
 def _private(module: Module) -> set[str]:
     """Return the private names that a module imports or reads as an attribute."""
     names: set[str] = set()
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.ImportFrom):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.Attribute):
@@ -158,10 +163,10 @@ def _private(module: Module) -> set[str]:
     return {name for name in names if re.fullmatch(r"_[a-zA-Z]\w*", name)}
 
 
-def _defined(tree: ast.Module) -> set[str]:
+def _defined(nodes: list[ast.AST]) -> set[str]:
     """Return the names that a module defines: functions, classes, variables, and attributes of self."""
-    found = {node.name for node in ast.walk(tree) if isinstance(node, Function | ast.ClassDef)}
-    for node in ast.walk(tree):
+    found = {node.name for node in nodes if isinstance(node, Function | ast.ClassDef)}
+    for node in nodes:
         if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
             found.add(node.id if isinstance(node, ast.Name) else node.attr)
     return found
