@@ -11,8 +11,8 @@ from annotate_transformer.ingest.models.model import Model
 
 DEFAULT_CONTEXT = 256
 BATCH_VALUES = 25_000_000  # a batch has at most about this many activations and attention probabilities
-# Defaults of `top` and `samples` (`Settings.with_sizes`): the number for every d_mlp positions of the run, and
-# the smallest and the largest number.
+# LISTS, SAMPLES: the defaults of `top` and `samples` (`Settings.with_sizes`): the number for every d_mlp
+# positions of the run, the smallest number and the largest.
 LISTS, SAMPLES = (4, 20, 100), (64, 200, 1000)
 SHARD_ROWS = 2_000_000  # a shard has about this many rows of neurons, in memory until the commit
 MOST_CONTEXT = 2**16  # maximum length of a window; the store has two bytes for the distance of two tokens
