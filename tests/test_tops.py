@@ -343,14 +343,14 @@ def test_rows_lie_in_the_order_the_schema_says(annotated: store.Store, table: st
 @pytest.mark.parametrize(
     ("positions", "top", "samples"),
     [
-        *((1, 20, 200), (1_608, 20, 201), (2_688, 21, 336)),
-        *((6_400, 50, 800), (12_800, 100, 1000), (10**9, 100, 1000)),
+        *((1, 20, 200), (2_688, 21, 200), (6_432, 50, 201)),
+        *((12_800, 100, 400), (32_000, 100, 1000), (10**9, 100, 1000)),
     ],
 )
 def test_lists_and_sample_are_smaller_for_a_short_text(
     model: Model, positions: int, top: int, samples: int
 ) -> None:
-    """4 entries and 64 sampled positions for every d_mlp positions; what a person asks for stays as it is."""
+    """4 entries and 16 sampled positions for every d_mlp positions; what a person asks for stays as it is."""
     assert model.d_mlp == 512
     by_default, asked = Settings(), Settings(top=7, samples=0)
     found = by_default.with_sizes(positions, model)

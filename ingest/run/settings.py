@@ -13,7 +13,7 @@ DEFAULT_CONTEXT = 256
 BATCH_VALUES = 25_000_000  # a batch has at most about this many activations and attention probabilities
 # LISTS, SAMPLES: the defaults of `top` and `samples` (`Settings.with_sizes`): the number for every d_mlp
 # positions of the run, the smallest number and the largest.
-LISTS, SAMPLES = (4, 20, 100), (64, 200, 1000)
+LISTS, SAMPLES = (4, 20, 100), (16, 200, 1000)
 SHARD_ROWS = 2_000_000  # a shard has about this many rows of neurons, in memory until the commit
 MOST_CONTEXT = 2**16  # maximum length of a window; the store has two bytes for the distance of two tokens
 LEAST = {"limit_tokens": 1, "keep_neurons": 0, "keep_sources": 0, "top": 1, "samples": 0}
@@ -116,8 +116,9 @@ class Settings:
         """Return the settings with `top` and `samples` filled in, for a run of `positions` positions.
 
         By default a list has 4 entries for every d_mlp positions, at least 20 and at most 100, and the random
-        sample has 64 positions for every d_mlp positions, at least 200 and at most 1,000. Every neuron has
-        lists and sampled values, so these would outweigh the rows of a short text if their sizes were fixed.
+        sample has 16 positions for every d_mlp positions, at least 200 and at most 1,000. So above these
+        minima the three lists of every neuron, and the sample's values, are each fewer than the run's rows
+        of neurons, of which a position has some 17 in each layer; fixed sizes would outweigh a short text.
         """
 
         def size(asked: int | None, per_d_mlp: int, least: int, most: int) -> int:
