@@ -39,6 +39,7 @@ PARTS = {
     "weights": ("weights.py", "{model}"),
     "total_effect": ("total_effect.py", *INGESTED),
     "lens": ("lens.py", *INGESTED),
+    "layout": ("layout.py", "{store}"),
     "questions": ("questions.py", "{store}", "--times", "20"),
     "grown": ("questions.py", "{grown}", "--times", "20", "--no-others"),
     "pages": ("pages.py", "{store}", "--times", "6"),
