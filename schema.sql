@@ -13,7 +13,7 @@ CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
 COMMENT ON TABLE base.version IS 'A table with one row: the version of the schema that this store has. `annotate upgrade` converts a store with an older version to the current version.';
-INSERT INTO base.version VALUES (15);
+INSERT INTO base.version VALUES (16);
 
 CREATE TYPE owner AS ENUM ('store', 'tokenizer', 'model', 'corpus', 'run');
 CREATE TYPE norm AS ENUM ('LayerNorm', 'RMSNorm');
@@ -223,6 +223,23 @@ CREATE TABLE base.shard (
 );
 COMMENT ON TABLE base.shard IS 'One row per committed shard. A shard is the positions that one transaction writes, and this transaction also writes the shard''s row. The row has the number of rows that the shard added to each table, and the place in the corpus where the next shard starts.';
 INSERT INTO base.catalogue VALUES ('shard', 'run', ['run_id', 'shard'], [], false, NULL);
+
+CREATE TABLE base.part (
+    run_id            INTEGER NOT NULL,
+    part              INTEGER NOT NULL,
+    parts             INTEGER NOT NULL,
+    first_shard       INTEGER NOT NULL,
+    last_shard        INTEGER NOT NULL,
+    first_position_id BIGINT  NOT NULL,
+    last_position_id  BIGINT  NOT NULL,
+    shards            INTEGER NOT NULL,
+    positions         BIGINT  NOT NULL,
+    plan_sha256       VARCHAR NOT NULL,
+    threads           INTEGER NOT NULL,
+    processor         VARCHAR NOT NULL
+);
+COMMENT ON TABLE base.part IS 'One row per run of which this store has only a part (`annotate ingest --part`); none for a whole run. The part has the shards from first_shard to last_shard, once all of them are committed. shards, positions: the numbers of shards and of positions of the whole run. plan_sha256: a hash of where all shards of the run begin; only parts with the same hash belong together. threads, processor: with what the values were computed. `annotate merge` makes one run of all parts.';
+INSERT INTO base.catalogue VALUES ('part', 'run', ['run_id'], [], false, NULL);
 
 -- 2. Terms of a prediction: tables with rows for each position -----------------------------------
 
@@ -492,6 +509,18 @@ COMMENT ON COLUMN runs.special_excluded IS 'number of positions that are exclude
 COMMENT ON COLUMN runs.hf_difference IS 'largest difference, in nats, between the log-probabilities of this program and those of Hugging Face''s implementation of the model. This program computes them from the sum of all components. When the model is loaded, both read a text of 32 random tokens, and the log-probabilities of the 10 likeliest tokens at each position are compared. NULL for a run that was made under schema version 12 or earlier';
 COMMENT ON COLUMN runs.worst_closure IS 'largest closure error of the run, in logits. The closure error is abs(sum of terms − logit). Each position has two closure errors: for the next token and for the top prediction';
 COMMENT ON COLUMN runs.worst_closure_ratio IS 'largest ratio, over the run''s positions, of the closure error to closure_bound. The closure error is abs(sum of terms − logit); closure_bound is the largest closure error that rounding explains at the position. An ingest stops with an error if a ratio is above 1';
+
+CREATE VIEW parts AS
+SELECT p.run_id, p.part, p.parts, p.first_shard, p.last_shard, p.first_position_id, p.last_position_id, p.positions AS run_positions,
+       coalesce(s.last_shard = p.last_shard, false) AS is_complete, p.threads, p.processor
+FROM base.part p LEFT JOIN (SELECT run_id, max(shard) AS last_shard FROM base.shard GROUP BY run_id) s USING (run_id);
+COMMENT ON VIEW parts IS 'Of which runs does this store hold only a part? One row per run that was made with --part; a whole run has no row. `annotate merge` makes one run of all parts.';
+COMMENT ON COLUMN parts.part IS 'number of the part, from 1';
+COMMENT ON COLUMN parts.parts IS 'number of parts into which the run was divided';
+COMMENT ON COLUMN parts.run_positions IS 'number of positions of the whole run, all parts together';
+COMMENT ON COLUMN parts.is_complete IS 'whether all positions of the part are stored';
+COMMENT ON COLUMN parts.threads IS 'number of threads with which PyTorch computed the values';
+COMMENT ON COLUMN parts.processor IS 'name of the processor that computed the values';
 
 CREATE VIEW models AS
 SELECT e.model_id, e.model, e.revision, e.step, e.n_layers, e.n_heads, e.d_model, e.d_head, e.d_mlp, e.d_vocab, e.n_ctx, e.parallel_residual, e.family, e.norm, e.activation,

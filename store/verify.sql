@@ -60,12 +60,19 @@ HAVING r.status = 'finished'  -- a run whose corpus changed during the ingest is
         OR (r.settings->>'limit_tokens') IS NULL
            AND (count(d.document_id) < c.documents OR coalesce(sum(length(d.text)), 0) < c.characters))
 
+-- name: cut_document
+-- A subquery: the document in whose middle the positions of a part begin (`annotate ingest --part`). The positions
+-- before are in another store, so what follows from a document's beginning cannot be checked for it.
+(SELECT document_id FROM base.position JOIN base.part USING (run_id)
+ WHERE run_id = $run_id AND position_id = first_position_id AND context_cut)
+
 -- name: in_text
 SELECT p.*, hex(t.bytes) AS bytes, k.spells
 FROM base.position p JOIN base.run r USING (run_id) JOIN base.model m USING (model_id)
 JOIN base.token t ON t.tokenizer_id = m.tokenizer_id AND t.token_id = p.token_id
 JOIN base.tokenizer k ON k.tokenizer_id = m.tokenizer_id
 WHERE p.run_id = $run_id AND NOT (p.position = 0 AND (r.settings->>'bos')::BOOLEAN AND p.char_start IS NULL)
+  AND p.document_id NOT IN {cut_document}
 
 -- name: tokens spell the text
 -- The bytes of a document's tokens, joined in order, are equal to the beginning of the document's text. This cannot be
@@ -138,7 +145,7 @@ WHERE p.run_id = $run_id
 SELECT 'position ' || position_id || ' in window ' || window_id || ': its context is recorded as ' || CASE WHEN context_cut THEN 'cut' ELSE 'whole' END
        || ', but its document begins in window ' || first_window AS problem
 FROM (SELECT *, min(window_id) OVER (PARTITION BY document_id) AS first_window FROM base.position WHERE run_id = $run_id)
-WHERE context_cut <> (window_id > first_window)
+WHERE context_cut <> (window_id > first_window) AND document_id NOT IN {cut_document}
 
 -- name: closure
 WITH terms AS (
@@ -234,7 +241,7 @@ WITH counted AS (
         (SELECT count(*) FROM base.neuron r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_neuron,
         (SELECT count(*) FROM base.lens r WHERE r.run_id = s.run_id AND r.position_id BETWEEN s.first_position_id AND s.last_position_id) AS n_lens,
         lag(last_position_id) OVER (ORDER BY shard) AS previous,
-        row_number() OVER (ORDER BY shard) - 1 AS number
+        row_number() OVER (ORDER BY shard) - 1 + coalesce((SELECT first_shard FROM base.part WHERE run_id = $run_id), 0) AS number
     FROM base.shard s WHERE s.run_id = $run_id
 )
 SELECT 'shard ' || shard || ': its record has ' || positions || ' positions, ' || special_positions || ' of special tokens, ' || contributions || ' layer, ' || heads
@@ -426,8 +433,18 @@ SELECT 'position ' || h.position_id || ': the source ' || h.position_id - h.sour
 FROM (SELECT position_id, layer, head, source_offset FROM base.head_source WHERE run_id = $run_id
       UNION ALL SELECT position_id, layer, head, source_offset FROM base.head WHERE run_id = $run_id) h
 JOIN (SELECT position_id, position_id - min(position_id) OVER (PARTITION BY document_id) AS reach
-      FROM base.position WHERE run_id = $run_id) p USING (position_id)
+      FROM base.position WHERE run_id = $run_id AND document_id NOT IN {cut_document}) p USING (position_id)
 WHERE h.source_offset > p.reach
+
+-- name: part of a run
+-- The shards and positions of a part lie in the range that its record says.
+SELECT 'part ' || p.part || ' of ' || p.parts || ' has shards ' || s.first_shard || ' to ' || s.last_shard || ' at positions ' || s.first_id || ' to ' || s.last_id
+       || '; its record says ' || p.first_shard || ' to ' || p.last_shard || ' at positions ' || p.first_position_id || ' to ' || p.last_position_id AS problem
+FROM base.part p, (SELECT min(shard) AS first_shard, max(shard) AS last_shard, min(first_position_id) AS first_id, max(last_position_id) AS last_id
+                   FROM base.shard WHERE run_id = $run_id) s
+WHERE p.run_id = $run_id
+  AND (s.first_shard <> p.first_shard OR s.first_id <> p.first_position_id OR s.last_shard > p.last_shard
+       OR (s.last_shard = p.last_shard) <> (s.last_id = p.last_position_id))
 
 -- Neurons and heads over a run --------------------------------------------------------------------
 

@@ -99,6 +99,9 @@ SELECT shard, last_position_id, next_document, document_position, document_windo
        (SELECT sum(positions) FROM base.shard WHERE run_id = $run_id)::BIGINT AS positions
 FROM base.shard WHERE run_id = $run_id ORDER BY shard DESC LIMIT 1
 
+-- name: part_of_run
+FROM base.part WHERE run_id = $run_id
+
 -- name: insert_layer_bias
 INSERT INTO base.layer_bias BY NAME
 SELECT * FROM rows ANTI JOIN base.layer_bias USING (model_id) ORDER BY token_id, layer

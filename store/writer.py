@@ -108,7 +108,8 @@ class Begun:
     """The new or existing run that `Writer.begin` has chosen.
 
     status: `new`, `running` (some shards are committed) or `finished`;
-    last_shard: the row of base.shard for the last shard; None if the run has no shard.
+    last_shard: the row of base.shard for the last shard; None if the run has no shard;
+    part: the row of base.part if the store has only a part of the run; None if the run is whole or new.
     """
 
     run_id: int
@@ -116,6 +117,7 @@ class Begun:
     corpus_id: int
     status: str
     last_shard: dict[str, Any] | None
+    part: dict[str, Any] | None = None
 
     @property
     def first_position_id(self) -> int:
@@ -279,11 +281,12 @@ class Writer:
             if equal is None or fresh:
                 return self._new(provenance, vocabulary, con, replaced=equal["run_id"] if equal else None)
             last = self._one(con, "last_shard", {"run_id": equal["run_id"]})
+            part = self._one(con, "part_of_run", {"run_id": equal["run_id"]})
         self._owners = {name: equal[f"{name}_id"] for name in ("run", "model", "corpus")}
         self._name(equal, provenance.model)
         if equal["status"] == "finished" and self._pending:
             self.commit({}, merge=False)
-        return Begun(equal["run_id"], equal["model_id"], equal["corpus_id"], equal["status"], last)
+        return Begun(equal["run_id"], equal["model_id"], equal["corpus_id"], equal["status"], last, part)
 
     def _new(
         self,

@@ -71,6 +71,7 @@ def every_table(made: Path, tiny_model: Path, source: Path, tmp_path_factory: py
     from annotate_transformer.ingest.next_token.explain import explain_by_rules
     from annotate_transformer.ingest.next_token.prompts import PromptSettings, annotate_inputs, look_up
     from annotate_transformer.ingest.run.pipeline import ingest
+    from annotate_transformer.ingest.run.plan import PartOf
     from annotate_transformer.ingest.run.settings import Settings
     from annotate_transformer.ingest.weights.tables import annotate_weights
     from annotate_transformer.store.reader import Store
@@ -94,6 +95,9 @@ def every_table(made: Path, tiny_model: Path, source: Path, tmp_path_factory: py
             assert ingest(documents, model, path, kept, stop=stop).status == "stopped"
             if kept == everything:
                 assert ingest(documents, model, path, kept).status == "finished"
+    with Corpus([str(source)]) as documents:
+        part = replace(settings, seed=2)
+        assert ingest(documents, model, path, part, part=PartOf(2, 2)).status == "finished"
     return Path(db)
 
 

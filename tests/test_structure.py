@@ -115,7 +115,8 @@ def test_what_tests_share_is_in_no_test_file() -> None:
 
 STORE_IN_INGEST = {  # by the file that imports it
     "pipeline.py": {"store.writer"}, "run.py": {"store.writer"}, "provenance.py": {"store.writer"},
-    "shard.py": {"store.writer"}, "workers.py": {"store.closure"}, "tables.py": {"store.writer"},
+    "shard.py": {"store.writer"}, "plan.py": {"store.whole", "store.writer"},
+    "workers.py": {"store.closure"}, "tables.py": {"store.writer"},
     "prompts.py": {"store.writer", "store.windows"},
     "codes.py": {"store.layout"}, "steps.py": {"store.layout"}, "run_summary.py": {"store.layout"},
     "ablation.py": {"store.scores", "store.writer"}, "explain.py": {"store.writer"},
@@ -279,7 +280,7 @@ VIEWS = {
     "head_distances", "head_composition", "head_behaviour", "neuron_inputs", "next_token_neurons", "prompts",
     "prompt_inputs", "head_prompts", "ablations", "explanations", "explanation_answers",
     "explanation_scores", "published_scores", "contrasts", "contrast_components", "contrast_heads",
-    "contrast_neurons", "contrast_sources", "contrast_details",
+    "contrast_neurons", "contrast_sources", "contrast_details", "parts",
 }  # fmt: skip
 
 

@@ -42,6 +42,7 @@ CHANGED = {
         *("catalogue", "checksum"),
         *("contrast", "contrast_layer", "contrast_head", "contrast_neuron", "contrast_source"),  # new
     },
+    16: {"catalogue", "checksum", "part"},  # the last one is new
 }
 # Tables that have another name since version 11, and the same rows.
 RENAMED = {

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import Checkpoint
     from annotate_transformer.ingest.run.pipeline import RunReport
+    from annotate_transformer.ingest.run.plan import PartOf
     from annotate_transformer.ingest.run.settings import Settings
 
 commands = typer.Typer(rich_markup_mode=None)
@@ -158,6 +159,22 @@ def ingest(
             "is resumed.",
         ),
     ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Annotate only part K of N of the run, into a store of its own. `annotate merge` makes one "
+            "run of all parts. Implies --no-weights.",
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The plan of the parts: read if the file exists, else made and written [default: each part "
+            "makes its own].",
+        ),
+    ] = None,
     weights: Annotated[
         bool, typer.Option(help="Also analyse the model's weights, unless that was done already.")
     ] = True,
@@ -214,10 +231,24 @@ def ingest(
     }
     loading = {"name": model, "revision": revision, "device": device, "dtype": dtype}
     contrasts = _contrast_columns(answer_column, distractor_column, answer_position)
+    asked = _part(part, plan, contrasts)
     _ingest(
         sources, db, settings, reading, loading,
-        fresh=fresh, weights=weights, contrasts=contrasts, quiet=quiet,
+        fresh=fresh, part=asked, weights=weights and not asked, contrasts=contrasts, quiet=quiet,
     )  # fmt: skip
+
+
+def _part(part: str | None, plan: Path | None, contrasts: "Columns | None") -> "PartOf | None":
+    from annotate_transformer.ingest.run.plan import PartOf
+
+    if part is None and plan is not None:
+        raise typer.BadParameter("--plan belongs to --part")
+    if part is not None and contrasts:
+        raise typer.BadParameter(
+            "--part stores no contrasts, because they need the whole run. Leave --answer-column and "
+            "--distractor-column out; after the merge, the same ingest with them adds the contrasts"
+        )
+    return PartOf.parse(part, plan) if part is not None else None
 
 
 def _contrast_columns(answer: str | None, distractor: str | None, position: str | None) -> "Columns | None":
@@ -240,6 +271,7 @@ def _ingest(
     loading: dict[str, Any],
     *,
     fresh: bool = False,
+    part: "PartOf | None" = None,
     weights: bool = True,
     contrasts: "Columns | None" = None,
     quiet: bool = False,
@@ -263,7 +295,7 @@ def _ingest(
         watch.say(f"reading {', '.join(sources)}")
         if contrasts:
             check_columns(contrasts, corpus)
-        surveyed = survey(corpus, source, settings)
+        surveyed = None if part else survey(corpus, source, settings)  # a part is surveyed with its plan
         model = _load(source, device, dtype, watch)
         with stopping.finishing():
             report = run(
@@ -272,6 +304,7 @@ def _ingest(
                 str(db),
                 settings,
                 survey=surveyed,
+                part=part,
                 fresh=fresh,
                 watch=watch.update,
                 stop=lambda: bool(stopping.asked()),
@@ -331,13 +364,14 @@ def _tell(report: "RunReport", db: Path) -> None:
         err.print(f"{report.equal_weights}.", soft_wrap=True, markup=False)
     if report.scan.skipped:
         err.print(f"{counted(report.scan.skipped, 'bad row')} skipped.")
+    part = f", part {report.part.number} of {report.part.parts}" if report.part else ""
     if report.status == "nothing to do":
-        tokens = counted(report.tokens, "token")
-        out.print(f"Run {report.run_id} is finished already ({tokens}): nothing was added.")
+        tokens, whole = counted(report.tokens, "token"), "complete" if part else "finished"
+        out.print(f"Run {report.run_id}{part} is {whole} already ({tokens}): nothing was added.")
         return
     resumed = " (resumed)" if report.resumed else ""
     out.print(
-        f"Run {report.run_id}{resumed}: {counted(report.new_tokens, 'token')} annotated, "
+        f"Run {report.run_id}{part}{resumed}: {counted(report.new_tokens, 'token')} annotated, "
         f"{report.tokens:,} in all, {db.stat().st_size / 1e6:,.1f} MB in {db}.",
         soft_wrap=True,
         markup=False,

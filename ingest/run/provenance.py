@@ -5,6 +5,7 @@ import json
 import platform
 from dataclasses import asdict
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -42,6 +43,16 @@ def provenance_of(
 def _libraries() -> dict[str, str]:
     """Return the versions of the libraries; they are cached, because reading them takes 0.1 s."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def processor(device: str) -> str:
+    """Return the name of the processor that computes the values, or its architecture if it has no name."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    named = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in named if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def difference(writer: Writer, provenance: Provenance) -> str | None:

@@ -9,6 +9,7 @@ from annotate_transformer.ingest.errors import SourceError
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.run.groups import Groups
 from annotate_transformer.ingest.run.memory import give_memory_back
+from annotate_transformer.ingest.run.plan import Part
 from annotate_transformer.ingest.run.progress import Progress
 from annotate_transformer.ingest.run.rows import Identity
 from annotate_transformer.ingest.run.run_summary import NONE, RunSummary, samples_by_unit
@@ -20,32 +21,42 @@ from annotate_transformer.store.writer import Begun, Writer
 
 
 class Run:
-    """The annotation of a corpus from its beginning, or resumed after the last stored shard."""
+    """The annotation of a corpus or of one part of it, from its beginning or after the last stored shard.
+
+    `part`: the range of shards to annotate, or None for the whole run.
+    """
 
     def __init__(
         self, corpus: Corpus, model: Model, tokenizer: Tokenizer, settings: Settings, survey: Survey,
         writer: Writer, begun: Begun, progress: Progress, watch: Callable[[Progress], None],
+        part: Part | None = None,
     ) -> None:  # fmt: skip
+        self.part, self.first = part, part.first if part else 0
         self.model, self.settings, self.tokenizer, self.survey = model, settings, tokenizer, survey
         self.writer, self.begun, self.progress, self.watch = writer, begun, progress, watch
         self.identity = Identity(begun.run_id, begun.first_position_id, begun.first_document_id)
         self.summary = self._summary()
-        self.shards = ShardWriter(writer, model, settings.keep, self.summary)
+        self.shards = ShardWriter(writer, model, settings.keep, self.summary, part)
         progress.bytes_written = writer.path.stat().st_size if writer.path.exists() else 0
-        cursor, number = Cursor(), 0
+        cursor, number = (part.cursor, part.first_shard) if part else (Cursor(), 0)
         if begun.last_shard:
             cursor, number = cursor_of(begun.last_shard), int(begun.last_shard["shard"]) + 1
             progress.tokens = int(begun.last_shard["positions"])
             self.summary.restore(writer.fetch, begun.run_id, self.identity.position_id)
-        self.shard = Shard(self.identity, begun, number, progress.tokens)
+        self.shard = Shard(self.identity, begun, number, self._reached)
         assert settings.batch_tokens, "resolved settings"
         self.batch_tokens, self.shard_tokens = settings.batch_tokens, settings.positions_a_shard(model)
         self.documents = corpus.read()
         self.groups = Groups(
             self.documents, tokenizer, settings.windowing(tokenizer), self.batch_tokens, cursor,
-            limit=settings.limit_tokens and settings.limit_tokens - progress.tokens,
+            limit=settings.limit_tokens and settings.limit_tokens - self._reached,
             note=lambda ordinal, document: self.shard.note(ordinal, document),
         )  # fmt: skip
+
+    @property
+    def _reached(self) -> int:
+        """The ordinal of the first position that is not annotated yet"""
+        return self.first + self.progress.tokens
 
     def _summary(self) -> RunSummary:
         model, settings, survey = self.model, self.settings, self.survey
@@ -65,20 +76,31 @@ class Run:
         )
 
     def annotate(self, stop: Callable[[], bool]) -> bool:
-        """Annotate until the end of the corpus or until `stop()`; return whether the end was reached."""
+        """Annotate to the end of the corpus or part, or until `stop()`; return whether the end was reached.
+
+        A part is stopped at the end of a shard only, so that its shards stay those of the plan.
+        """
         annotate = Annotator(self.model, self.settings.keep, self.identity, self.summary.sample.chosen)
-        cursor = self.groups.start
+        cursor, stopping = self.groups.start, False
         with workers_for(annotate) as workers:
             for group, cursor in self.groups:
                 self._annotate_group(group, workers)
-                stopping = stop()
-                if stopping or self.shard.positions >= self.shard_tokens:
+                stopping = stop() or stopping
+                ends = self.shard.positions >= self.shard_tokens or (stopping and not self.part)
+                if ends:
                     self._commit(cursor, workers)
-                if stopping:
+                if self._is_complete:
+                    return True
+                if ends and stopping:
                     return False
             if self.shard.positions:
                 self._commit(cursor, workers)
         return True
+
+    @property
+    def _is_complete(self) -> bool:
+        """Whether all shards of the part are committed; False for a whole run, which ends with its corpus"""
+        return self.part is not None and self.shard.number > self.part.last_shard
 
     def _annotate_group(self, group: list[Window], workers: Workers) -> None:
         self.shard.expect(group)
@@ -97,7 +119,8 @@ class Run:
             with progress.timed("summaries"):
                 self.summary.absorb(part.summaries)
             progress.tokens += tokens
-            progress.share = min(1.0, progress.tokens / self.survey.positions)
+            wanted = self.part.size if self.part else self.survey.positions
+            progress.share = min(1.0, progress.tokens / wanted)
             progress.worst_closure = max(progress.worst_closure, self.shard.worst_closure)
             self.watch(progress)
 
@@ -108,14 +131,25 @@ class Run:
         """
         while len(workers):
             self._take(workers)
+        if self.part and self.shard.number == self.part.last_shard:
+            self._check_corpus()
         give_memory_back()
         progress = self.progress
         with progress.timed("database"):
-            self.shards.commit(self.shard, cursor, progress.tokens)
+            self.shards.commit(self.shard, cursor, self._reached)
         give_memory_back()
         progress.shards += 1
         progress.bytes_written = self.writer.path.stat().st_size
-        self.shard = Shard(self.identity, self.begun, self.shard.number + 1, progress.tokens)
+        self.shard = Shard(self.identity, self.begun, self.shard.number + 1, self._reached)
+
+    def _check_corpus(self) -> None:
+        """Raise SourceError if the corpus has changed since the survey."""
+        if self.documents.scan() != self.survey.scan:
+            what = "part" if self.part else "run"
+            raise SourceError(
+                f"The corpus changed while it was being annotated, so the {what} stays unfinished. "
+                "Run the same command again to annotate the changed corpus."
+            )
 
     def finish(self) -> None:
         """Store the final top-k lists and samples of all neurons and heads, and mark the run as finished.
@@ -123,11 +157,7 @@ class Run:
         Raises:
             SourceError: the corpus has changed since the survey.
         """
-        if self.documents.scan() != self.survey.scan:
-            raise SourceError(
-                "The corpus changed while it was being annotated, so the run stays unfinished. "
-                "Run the same command again to annotate the changed corpus."
-            )
+        self._check_corpus()
         with self.progress.timed("finish"):
             run_id = self.begun.run_id
             lists = self.summary.list_entries(run_id, self.identity.position_id)

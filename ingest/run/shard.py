@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from annotate_transformer.ingest.attribution.selection import Keep
 from annotate_transformer.ingest.corpus.sources import Document
@@ -14,6 +15,8 @@ from annotate_transformer.ingest.corpus.tokens import Ints
 from annotate_transformer.ingest.corpus.windows import Cursor, Window
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.run.directions import layer_biases, neuron_directions, token_directions
+from annotate_transformer.ingest.run.plan import Part
+from annotate_transformer.ingest.run.provenance import processor
 from annotate_transformer.ingest.run.rows import Identity
 from annotate_transformer.ingest.run.run_summary import RunSummary
 from annotate_transformer.ingest.run.storable import check_storable
@@ -113,8 +116,12 @@ class Shard:
 class ShardWriter:
     """A writer that writes each shard in one transaction, together with the run's summary so far."""
 
-    def __init__(self, writer: Writer, model: Model, keep: Keep, summary: RunSummary) -> None:
-        self.writer, self.model, self.keep, self.summary = writer, model, keep, summary
+    def __init__(
+        self, writer: Writer, model: Model, keep: Keep, summary: RunSummary, part: Part | None = None
+    ) -> None:
+        """`part`: the range of shards that this writer writes, or None for all shards of the run."""
+        self.writer, self.model, self.keep, self.summary, self.part = writer, model, keep, summary, part
+        self.first_shard = part.first_shard if part else 0
 
     def commit(self, shard: Shard, cursor: Cursor, end: int) -> None:
         """Write a shard in one transaction; `end`: ordinal of the first position after the shard."""
@@ -126,18 +133,20 @@ class ShardWriter:
         tables |= self._of_model(shard)
         tables["document"] = pa.Table.from_pylist(shard.documents, schema=DOCUMENT)
         tables["passage"] = passages(shard.documents)
+        if self.part and shard.number == self.first_shard:
+            tables["part"] = pa.Table.from_pylist([part_record(self.part, shard.begun, self.model.device)])
         tables["shard"] = pa.Table.from_pylist([shard.record(cursor, end)])
         # With --keep-neurons all, do not merge row groups. The rows of one shard already fill a whole row
         # group of base.neuron_code, with a few rows left over. To merge these few, DuckDB would write all
         # earlier row groups again.
         merge = shard.number % MERGED_SHARDS == 0 and not self.keep.coded
         self.writer.commit(shard.rows.tables() | tables, merge=merge, run_id=run_id)
-        if _is_for_rewriting(shard.number):
+        if _is_for_rewriting(shard.number - self.first_shard):
             self.writer.drop_candidates(run_id, self.summary.list_entries(run_id, origin))
 
     def _of_model(self, shard: Shard) -> dict[str, Any]:
         """Return the model's tables from which SQL computes effects of biases and of rounded activations."""
-        model, model_id, is_first = self.model, shard.begun.model_id, shard.number == 0
+        model, model_id, is_first = self.model, shard.begun.model_id, shard.number == self.first_shard
         tables: dict[str, Any] = {"layer_bias": layer_biases(model, model_id)} if is_first else {}
         if self.keep.coded and is_first:
             tables["neuron_direction"] = neuron_directions(model, model_id)
@@ -151,6 +160,24 @@ class ShardWriter:
         reached = ordinals[(ordinals >= shard.first) & (ordinals < end)]
         run_id = np.full(len(reached), shard.begun.run_id, dtype=np.int32)
         return pa.table({"run_id": run_id, "position_id": reached + shard.identity.position_id})
+
+
+def part_record(part: Part, begun: Begun, device: str) -> dict[str, Any]:
+    """Return the row of base.part, which says which shards of the run a store has."""
+    return {
+        "run_id": begun.run_id,
+        "part": part.number,
+        "parts": part.parts,
+        "first_shard": part.first_shard,
+        "last_shard": part.last_shard,
+        "first_position_id": begun.first_position_id + part.first,
+        "last_position_id": begun.first_position_id + part.end - 1,
+        "shards": part.shards,
+        "positions": part.positions,
+        "plan_sha256": part.plan_sha256,
+        "threads": torch.get_num_threads(),
+        "processor": processor(device),
+    }
 
 
 def _is_for_rewriting(number: int) -> bool:

@@ -24,6 +24,17 @@ class Survey:
     positions: int
     special: Ints
 
+    @staticmethod
+    def of(scan: Scan, positions: int, special: Ints) -> "Survey":
+        """Return the results of a pass; `special` may go beyond the run's last position.
+
+        Raises:
+            SourceError: the run would have no positions.
+        """
+        if positions == 0:
+            raise SourceError("The corpus has no tokens to annotate. Give a corpus that contains text.")
+        return Survey(scan, positions, special[special < positions])
+
 
 def survey(corpus: Corpus, checkpoint: Checkpoint, settings: Settings) -> Survey:
     """Survey a corpus before the model is loaded; only the model's tokenizer and config.json are read.
@@ -42,8 +53,7 @@ def survey_with(corpus: Corpus, tokenizer: Tokenizer, settings: Settings, model:
     Raises:
         AnnotateError: as `survey`.
     """
-    if settings.bos and tokenizer.bos_id is None:
-        raise SettingsError(f"{model} has no BOS token: leave --bos out.")
+    check_bos(settings, tokenizer, model)
     windowing, limit, positions = settings.windowing(tokenizer), settings.limit_tokens, 0
     special, documents = [np.empty(0, dtype=np.int64)], corpus.read()
     for document in documents:
@@ -53,8 +63,10 @@ def survey_with(corpus: Corpus, tokenizer: Tokenizer, settings: Settings, model:
         special.append(positions + windowing.special(counted))
         positions += windowing.positions(counted.tokens, counted.begins_with_bos)
     scan = documents.scan()
-    positions = min(positions, limit or positions)
-    if positions == 0:
-        raise SourceError("The corpus has no tokens to annotate. Give a corpus that contains text.")
-    ordinals = np.concatenate(special)
-    return Survey(scan, positions, ordinals[ordinals < positions])
+    return Survey.of(scan, min(positions, limit or positions), np.concatenate(special))
+
+
+def check_bos(settings: Settings, tokenizer: Tokenizer, model: str) -> None:
+    """Raise SettingsError if the settings ask for a BOS and the tokenizer has none."""
+    if settings.bos and tokenizer.bos_id is None:
+        raise SettingsError(f"{model} has no BOS token: leave --bos out.")

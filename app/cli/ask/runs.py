@@ -29,8 +29,11 @@ def runs(db: Db, as_json: Json = False) -> None:
     from annotate_transformer.store.writer import status
 
     with store.open(db) as s, s.together():
-        found = s.runs()
+        found, parts = s.runs(), s.sql("FROM parts")
     found["status"] = [status(db, str(recorded)) for recorded in found.status]
+    for part in parts.itertuples():
+        left = "" if part.is_complete else ", " + found.status[found.run_id == part.run_id].iloc[0]
+        found.loc[found.run_id == part.run_id, "status"] = f"part {part.part} of {part.parts}{left}"
     if as_json:
         dump(records(found))
     elif found.empty:
