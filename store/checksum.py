@@ -89,6 +89,19 @@ class Change:
         return _with_lists(found, factors) if factors else found.fetchall()[0]
 
 
+@dataclass(frozen=True)
+class CopiedChange(Change):
+    """New rows that are copied unchanged from another store, with the checksum that is recorded there.
+
+    The checksum is not computed again, so a change of the rows since they were written remains detectable.
+    """
+
+    copied: Sums = (0, 0)
+
+    def sums(self, con: duckdb.DuckDBPyConnection) -> Sums:
+        return self.copied
+
+
 @cache
 def hashes_of(table: Table) -> str:
     """Return a SQL query that hashes each row of one owner (such as a run), without the list columns.

@@ -102,6 +102,29 @@ FROM base.shard WHERE run_id = $run_id ORDER BY shard DESC LIMIT 1
 -- name: part_of_run
 FROM base.part WHERE run_id = $run_id
 
+-- name: stored_parts
+SELECT p.*, r.identity, r.model_id, r.corpus_id, m.tokenizer_id
+FROM base.part p JOIN base.run r USING (run_id) JOIN base.model m USING (model_id) ORDER BY p.run_id
+
+-- name: shards_of_run
+SELECT shard, first_position_id, last_position_id FROM base.shard WHERE run_id = $run_id ORDER BY shard
+
+-- name: texts_of_corpus
+-- The smallest and largest ids of a corpus's documents and of their passages.
+SELECT min(d.document_id), max(d.document_id),
+       (SELECT min(passage_id) FROM base.passage WHERE base.document_of_passage(passage_id) BETWEEN min(d.document_id) AND max(d.document_id)),
+       (SELECT max(passage_id) FROM base.passage WHERE base.document_of_passage(passage_id) BETWEEN min(d.document_id) AND max(d.document_id))
+FROM base.document d WHERE d.corpus_id = $corpus_id
+
+-- name: spells_of_tokenizer
+SELECT spells FROM base.tokenizer WHERE tokenizer_id = $tokenizer_id
+
+-- name: tokens_of_tokenizer
+SELECT token_id, token, bytes, is_special FROM base.token WHERE tokenizer_id = $tokenizer_id ORDER BY token_id
+
+-- name: tokens_with_direction
+SELECT token_id FROM base.token_direction WHERE model_id = $model_id ORDER BY token_id
+
 -- name: insert_layer_bias
 INSERT INTO base.layer_bias BY NAME
 SELECT * FROM rows ANTI JOIN base.layer_bias USING (model_id) ORDER BY token_id, layer

@@ -17,7 +17,7 @@ from functools import cache
 from math import inf
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
@@ -208,6 +208,16 @@ def _limit(kind: str) -> float | None:
     return {"BIGINT": 2.0**63 / STEPS_A_LOGIT, "FLOAT": inf}.get(kind.removesuffix("[]"))
 
 
+class Copied(Protocol):
+    """Rows of another store that a commit of a `Writer` copies (`store.parts.Copy`)."""
+
+    def changes(self) -> Iterable[Change]:
+        """Yield the rows that copying adds, for their checksums."""
+
+    def write(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Copy the rows within the transaction that `con` has begun."""
+
+
 class Writer:
     """A context manager that writes a store; only one process at a time can have a writer of the same file.
 
@@ -368,23 +378,32 @@ class Writer:
         self._pending.append((f"insert_{table}", pa.Table.from_pylist([row])))
 
     def commit(
-        self, tables: dict[str, pa.Table | Iterable[pa.Table]], *, merge: bool = True, **key: Any
+        self,
+        tables: dict[str, pa.Table | Iterable[pa.Table]],
+        *,
+        merge: bool = True,
+        copied: "Copied | None" = None,
+        **key: Any,
     ) -> None:
         """Write the rows of a shard, a model or a neuron in one transaction, with the row that records them.
 
         tables: Arrow tables by the name of the table in schema `base`; a value may be several Arrow tables.
         Each value is removed from the dictionary when it is inserted, to free memory. key: the run_id,
         model_id or neuron of the rows that these tables replace. merge: DuckDB may merge small row groups of
-        any table; otherwise it rewrites only the last row groups of tables with an index.
+        any table; otherwise it rewrites only the last row groups of tables with an index. copied: rows of
+        another store that are copied in the same transaction.
 
         Raises:
             StoreBusy, DiskFull: see `store.database.connection`; nothing is written.
             StoreChanged: another program has written into the file; nothing is written.
         """
-        with self._writing(merge, self._changes(tables, key)) as con:
+        changes = [*self._changes(tables, key), *(copied.changes() if copied else ())]
+        with self._writing(merge, changes) as con:
             self._check_unused(con)
             for query, rows in self._pending:
                 self._run(con, query, rows)
+            if copied:
+                copied.write(con)
             for name in list(tables):
                 if f"delete_{name}" in self._queries:
                     self._run(con, f"delete_{name}", key)
@@ -418,7 +437,7 @@ class Writer:
         them, the same command finishes the run.
         """
         for of, table in portions(lists):
-            self.commit({"top_entry": table}, merge=False, run_id=run_id, **of)
+            self.commit({"top_entry": table}, merge=False, copied=None, run_id=run_id, **of)
         for table in samples:
             layers = table["layer"].unique().to_pylist()
             self.commit({"sample_unit": table}, merge=False, run_id=run_id, layers=layers)
@@ -456,6 +475,10 @@ class Writer:
     def unfinished(self) -> list[dict[str, Any]]:
         """Return the unfinished runs, with their settings and provenance."""
         return self.fetch("unfinished_runs").to_pylist() if self._has_rows() else []
+
+    def parts(self) -> list[dict[str, Any]]:
+        """Return the rows of base.part, each with the identity and the ids of its run."""
+        return self.fetch("stored_parts").to_pylist() if self._has_rows() else []
 
     def equal_weights(self, model: dict[str, Any]) -> str | None:
         """Return a sentence that names the other stored models with equal weights; None if there are none."""

@@ -6,6 +6,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.database import connection
 
 TIMES = {  # the columns in which equal runs may differ
@@ -57,3 +58,24 @@ def _difference(one: pa.Table, other: pa.Table) -> str:
     if not here and not there:
         return ""
     return f"{len(here)} only in one: {here[:SHOWN]}; {len(there)} only in the other: {there[:SHOWN]}"
+
+
+# The columns and tables in which equal runs may differ: times, and the checksums of the rows that hold times
+TIMED = {"run": "started, finished", "shard": "seconds, committed"}
+
+
+def table_differences(one: Path, other: Path) -> dict[str, str]:
+    """Tables of the schema `base` that do not hold the same rows, times aside."""
+    with connection(one, read_only=True) as here, connection(other, read_only=True) as there:
+        compared = {
+            table: _difference(*(con.execute(_stored(table)).to_arrow_table() for con in (here, there)))
+            for table in catalogue()
+        }
+    return {table: difference for table, difference in compared.items() if difference}
+
+
+def _stored(table: str) -> str:
+    left_out = f" EXCLUDE ({TIMED[table]})" if table in TIMED else ""
+    timed = ", ".join(f"'{name}'" for name in TIMED)
+    which = f" WHERE name NOT IN ({timed})" if table == "checksum" else ""
+    return f"SELECT *{left_out} FROM base.{table}{which}"

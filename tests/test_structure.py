@@ -116,6 +116,7 @@ def test_what_tests_share_is_in_no_test_file() -> None:
 STORE_IN_INGEST = {  # by the file that imports it
     "pipeline.py": {"store.writer"}, "run.py": {"store.writer"}, "provenance.py": {"store.writer"},
     "shard.py": {"store.writer"}, "plan.py": {"store.whole", "store.writer"},
+    "merge.py": {"store.database", "store.location", "store.parts", "store.writer"},
     "workers.py": {"store.closure"}, "tables.py": {"store.writer"},
     "prompts.py": {"store.writer", "store.windows"},
     "codes.py": {"store.layout"}, "steps.py": {"store.layout"}, "run_summary.py": {"store.layout"},

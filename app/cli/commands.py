@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from annotate_transformer.app.cli import browse, check, make, next_token, replicate, sql
+from annotate_transformer.app.cli import browse, check, make, next_token, parts, replicate, sql
 from annotate_transformer.app.cli.ask import contrasts, interventions, position, runs, text, units, weights
 from annotate_transformer.app.present.console import Commands
 
@@ -43,6 +43,7 @@ def _whole(
 
 for part in (
     make,
+    parts,
     check,
     next_token,
     replicate,

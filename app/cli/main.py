@@ -14,7 +14,8 @@ from io import TextIOWrapper
 
 from annotate_transformer.app.cli import stopping
 
-WRITERS = ("ingest", "weights", "next-token", "explain", "demo")
+PARENT = "ANNOTATE_PARENT"  # variable with the process id of an ingest with --parts that started this process
+WRITERS = ("ingest", "merge", "weights", "next-token", "explain", "demo")
 COMMITTED = "what was committed is safe, and the same command resumes from there."
 UNCHANGED = "the store was only read, and nothing in it has changed."
 
@@ -34,6 +35,7 @@ LESS = {
     "explain": "Ask with a smaller --concurrency",
     "effects": "Choose a smaller --sample",
     "replicate": "Choose a smaller --model",
+    "merge": "Merge the parts on a machine with more memory",
     "upgrade": "Upgrade the store on a machine with more memory, and copy it back",
     "verify": "Check one run at a time with --run N",
     "export": "Choose --format parquet, or export a part of the run with `annotate sql … --output FILE`",
@@ -64,6 +66,8 @@ def main() -> None:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     safe = COMMITTED if command in WRITERS else UNCHANGED
     try:
+        if parent := os.environ.pop(PARENT, ""):
+            _die_with(int(parent))
         _outlive_an_abort(_no_memory(command, safe))
         stopping.listen(safe)
         _run_or_say_why_not(command, safe)

@@ -7,6 +7,14 @@ import typer
 
 from annotate_transformer.app.cli import check, stopping
 from annotate_transformer.app.cli.options import NewDb, Quiet
+from annotate_transformer.app.cli.parts import (
+    Processes,
+    annotated_in_parts,
+    folder_of,
+    options_of,
+    tell_merged,
+)
+from annotate_transformer.app.cli.progress import Watch
 from annotate_transformer.app.present.console import Console
 from annotate_transformer.app.present.words import closeness, counted
 
@@ -14,7 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.live.contrasts import Columns
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import Checkpoint
@@ -50,6 +57,7 @@ Dtype = Annotated[str, typer.Option(help="float32 or float64.")]
     epilog="Example: annotate ingest speeches.jsonl.gz --db speeches.duckdb --limit-tokens 100000"
 )
 def ingest(
+    ctx: typer.Context,
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -159,6 +167,18 @@ def ingest(
             "is resumed.",
         ),
     ] = False,
+    parts: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Annotate N parts of the run in processes of their own, in the folder DB.parts, and merge "
+            "them.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(metavar="M", min=1, help="Number of processes at a time, with --parts.")
+    ] = 1,
     part: Annotated[
         str | None,
         typer.Option(
@@ -232,6 +252,14 @@ def ingest(
     loading = {"name": model, "revision": revision, "device": device, "dtype": dtype}
     contrasts = _contrast_columns(answer_column, distractor_column, answer_position)
     asked = _part(part, plan, contrasts)
+    if parts:
+        if asked or "-" in sources:
+            raise typer.BadParameter("--parts goes neither with --part nor with standard input")
+        processes = Processes(folder_of(db), parts, jobs, options_of(ctx), sources, Watch(err, quiet))
+        _ingest_in_parts(
+            processes, db, settings, reading, loading, fresh=fresh, weights=weights, contrasts=contrasts
+        )
+        return
     _ingest(
         sources, db, settings, reading, loading,
         fresh=fresh, part=asked, weights=weights and not asked, contrasts=contrasts, quiet=quiet,
@@ -249,6 +277,67 @@ def _part(part: str | None, plan: Path | None, contrasts: "Columns | None") -> "
             "--distractor-column out; after the merge, the same ingest with them adds the contrasts"
         )
     return PartOf.parse(part, plan) if part is not None else None
+
+
+def _ingest_in_parts(
+    processes: Processes,
+    db: Path,
+    settings: "Settings",
+    reading: dict[str, Any],
+    loading: dict[str, Any],
+    *,
+    fresh: bool,
+    weights: bool,
+    contrasts: "Columns | None",
+) -> None:
+    """Annotate the parts of a run and merge them; then store contrasts and analyse the weights if wanted."""
+    from annotate_transformer.ingest.models.devices import check_device, check_dtype
+    from annotate_transformer.ingest.models.names import resolve
+    from annotate_transformer.store.writer import check
+
+    settings.check()
+    source = resolve(loading["name"], loading["revision"])
+    device, dtype = check_device(loading["device"]), check_dtype(loading["dtype"])
+    check(db)
+    watch, model, run_id = processes.watch, None, None
+    if db.exists() and not fresh:
+        model = _load(source, device, dtype, watch)
+        run_id = _finished_run(processes, db, settings, reading, model)
+    if run_id is None:
+        model = None  # frees the memory while the processes run
+        report = annotated_in_parts(processes, db, fresh=fresh)
+        tell_merged(report, db, watch.quiet)
+        run_id = report.run_id
+    elif not watch.quiet:
+        out.print(f"Run {run_id} is finished already: nothing was added.")
+    if weights or contrasts:
+        model = model or _load(source, device, dtype, watch)
+        if contrasts:
+            _contrast(model, db, run_id, contrasts, watch)
+        if weights:
+            read_weights(model, db, quiet=watch.quiet)
+
+
+def _finished_run(
+    processes: Processes, db: Path, settings: "Settings", reading: dict[str, Any], model: "Model"
+) -> int | None:
+    """Return the number of the finished run that a command asks for, or None if it is not finished.
+
+    Raises:
+        SettingsError: the store has the run unfinished, and it was not begun in parts.
+    """
+    from annotate_transformer.ingest.corpus.sources import Corpus
+    from annotate_transformer.ingest.errors import SettingsError
+    from annotate_transformer.ingest.run.pipeline import stored
+
+    with Corpus(processes.sources, **reading) as corpus:
+        begun = stored(corpus, model, str(db), settings)
+    if begun.status == "running" and not processes.folder.exists():
+        raise SettingsError(
+            f"{db} has run {begun.run_id} of the same text, model and settings, unfinished and not in parts. "
+            "The same command without --parts resumes it; --fresh starts again."
+        )
+    return begun.run_id if begun.status == "finished" else None
 
 
 def _contrast_columns(answer: str | None, distractor: str | None, position: str | None) -> "Columns | None":
@@ -277,7 +366,6 @@ def _ingest(
     quiet: bool = False,
 ) -> "RunReport":
     """Ingest the sources; if wanted, also store contrasts and analyse the weights. Print a report of each."""
-    from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.live.contrasts import check as check_columns
     from annotate_transformer.ingest.models.devices import check_device, check_dtype
@@ -404,7 +492,6 @@ def weights(
 
     For weights that were read already it adds nothing.
     """
-    from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.live.prompt import check_weights
     from annotate_transformer.ingest.live.prompt import revision as of_run
     from annotate_transformer.ingest.models.devices import check_device, check_dtype
@@ -439,7 +526,6 @@ def read_weights(
     model: "Model", db: Path, *, quiet: bool = False, always: bool = False, **options: Any
 ) -> None:
     """Analyse a model's weights and print what was added; if nothing was, say so only if `always` is set."""
-    from annotate_transformer.app.cli.progress import Watch
     from annotate_transformer.ingest.weights.tables import annotate_weights
 
     Watch(err, quiet).say(f"reading the weights of {model.checkpoint.name}")

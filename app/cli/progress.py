@@ -1,5 +1,6 @@
 """Show the progress of an ingest: a bar on a terminal, otherwise a line of text every few seconds."""
 
+import re
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -19,7 +20,19 @@ from annotate_transformer.app.present.words import closeness, counted
 if TYPE_CHECKING:
     from annotate_transformer.ingest.run.progress import Progress as State
 
+# LINE: what `Watch` prints of a process's progress, by its percentage, tokens and largest closure error
+LINE = re.compile(r"annotate: *(\d+) %  ([\d,]+) tokens?\b.*, closure ([\d.e+-]+)")
 LINE_SECONDS = 10.0  # minimum seconds between two lines of progress that are printed
+
+
+def parsed(line: str) -> tuple[float, int, float] | None:
+    """Return the completed fraction, the tokens and the closure error of a printed line, or None.
+
+    >>> parsed("annotate:  50 %  1,200 tokens, 300/s, 1.5 MB, closure 2e-06, about 4 s left")
+    (0.5, 1200, 2e-06)
+    """
+    found = LINE.match(line)
+    return (int(found[1]) / 100, int(found[2].replace(",", "")), float(found[3])) if found else None
 
 
 class Watch:

@@ -20,13 +20,13 @@ from annotate_transformer.ingest.corpus.sources import Corpus, Scan
 from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.run.memory import give_memory_back, memory_from_system
-from annotate_transformer.ingest.run.plan import Part, PartOf, check_same_part, plan_for
+from annotate_transformer.ingest.run.plan import Part, PartOf, check_alone, check_same_part, plan_for
 from annotate_transformer.ingest.run.progress import Progress
 from annotate_transformer.ingest.run.provenance import difference, provenance_of
 from annotate_transformer.ingest.run.run import Run
 from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.run.survey import Survey, survey_with
-from annotate_transformer.store.writer import Vocabulary, Writer
+from annotate_transformer.store.writer import Begun, Vocabulary, Writer
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def ingest(
         vocabulary = Vocabulary(tokenizer.vocabulary(), tokenizer.special_ids.tolist(), tokenizer.spells)
         begun = writer.begin(provenance, vocabulary, fresh=fresh)
         check_same_part(begun, chosen, path)
+        check_alone(writer, provenance, chosen)
         done = 0 if begun.last_shard is None else int(begun.last_shard["positions"])
         status, differs = "nothing to do", None
         if begun.status == "finished" or (chosen and done == chosen.size):
@@ -113,3 +114,19 @@ def ingest(
         equal_weights=equal_weights,
         part=chosen,
     )
+
+
+def stored(corpus: Corpus, model: Model, path: str, settings: Settings) -> Begun:
+    """Return what the store at `path` has of a run, without annotating anything.
+
+    Raises:
+        AnnotateError: as `ingest`.
+    """
+    settings = settings.resolved(model)
+    tokenizer = Tokenizer(model.tokenizer, parse_special=settings.parse_special)
+    survey = survey_with(corpus, tokenizer, settings, model.checkpoint.name)
+    settings = settings.with_sizes(survey.positions, model)
+    provenance = provenance_of(corpus, survey.scan, model, tokenizer, settings)
+    vocabulary = Vocabulary(tokenizer.vocabulary(), tokenizer.special_ids.tolist(), tokenizer.spells)
+    with Writer(path) as writer:
+        return writer.begin(provenance, vocabulary, fresh=False)

@@ -23,7 +23,7 @@ from annotate_transformer.ingest.run.groups import Groups
 from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.run.survey import Survey, check_bos
 from annotate_transformer.store.whole import whole
-from annotate_transformer.store.writer import Begun
+from annotate_transformer.store.writer import Begun, Provenance, Writer
 
 FORMAT = 1  # the version of the plan's file
 
@@ -235,6 +235,20 @@ def check_same_part(begun: Begun, part: Part | None, path: str) -> None:
             f"{path} has {told} of this run, cut into other shards: --shard-tokens was another. Give the "
             "same --shard-tokens or --plan as before, or another --db."
         )
+
+
+def check_alone(writer: Writer, provenance: Provenance, part: Part | None) -> None:
+    """Check that a store into which a part is written has no part of another run.
+
+    Raises:
+        SettingsError: it has one. A merge could not know which of the two runs is meant.
+    """
+    for there in writer.parts() if part else ():
+        if there["identity"] != provenance.identity:
+            raise SettingsError(
+                f"{writer.path} has part {there['part']} of {there['parts']} of run {there['run_id']}, which "
+                "is of another text, model, setting or version. Give another --db, or remove the file."
+            )
 
 
 def _write(plan: Plan, file: Path) -> None:

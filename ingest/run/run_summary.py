@@ -1,11 +1,12 @@
 """Keep the exact summaries of a run: running sums, top lists and the sample.
 
 Lists are sorted by value, then by position, so that ties have the same order in every run. Each shard's
-transaction writes what the shard added, and `restore` reads it back when a run is resumed. The sample is
-drawn before the first batch. Memory does not grow with the corpus.
+transaction writes what the shard added, and `restore` reads it back when a run is resumed or its parts are
+merged. Memory does not grow with the corpus.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 NONE = np.empty(0, dtype=np.int64)
+MERGING = {"minimum": np.minimum, "maximum": np.maximum}  # how two values of a sum become one; others add
 LOW_WORD, DECIMAL = np.int64(2**32 - 1), pa.decimal128(38, 0)
 HASHES = 2**20  # number of positions that are hashed at a time
 SAMPLE_UNIT = pa.schema(
@@ -51,7 +53,7 @@ class RunSummary:
         self, layers: int, d_mlp: int, n_heads: int, positions: int, top: int, samples: int, seed: int,
         first_in_lists: bool, left_out: Ints = NONE, unsampled: Ints = NONE,
     ) -> None:  # fmt: skip
-        """Create empty lists and sums, and draw the sample.
+        """Create empty lists and sums; the sample is drawn when it is first used.
 
         `left_out`: ids of the tokens that lists and statistics leave out;
         `unsampled`: ordinals of the positions of these tokens, which the sample leaves out.
@@ -62,7 +64,12 @@ class RunSummary:
             (kind, name): TopLists(layers * self.units[kind], self.top, positions) for kind, name in LISTS
         }
         self.statistics = {kind: Statistics(layers, n) for kind, n in self.units.items()}
-        self.sample = Sample(samples, seed, positions, unsampled)
+        self._sampling = (samples, seed, positions, unsampled)
+
+    @cached_property
+    def sample(self) -> "Sample":
+        """The positions for which all activations are stored"""
+        return Sample(*self._sampling)
 
     def thresholds(self, device: str) -> Thresholds:
         """Return the current threshold of each list: the smallest value that enters the list."""
@@ -115,7 +122,10 @@ class RunSummary:
                 )
 
     def restore(self, fetch: Callable[..., pa.Table], run_id: int, origin: int) -> None:
-        """Read the stored lists and sums of a resumed run; `fetch(name, …)` runs the query `name`."""
+        """Add the lists and sums that a store has of a run or of a part.
+
+        `fetch(name, …)` runs the query `name`.
+        """
         for (kind, name), (_, sign) in LISTS.items():
             rows = fetch("candidates", run_id=run_id, kind=kind, list=name)
             layer, unit, position, value = (
@@ -151,10 +161,9 @@ class Statistics:
 
     def absorb(self, summaries: list[UnitSummary]) -> None:
         """Add the summaries of one batch: one per layer, in order."""
-        merge = {"minimum": np.minimum, "maximum": np.maximum}
         for name, running in self.sums.items():
             for of_layer, summary in zip(running, summaries, strict=True):
-                merge.get(name, np.add)(of_layer, getattr(summary.sums, name).numpy(), out=of_layer)
+                MERGING.get(name, np.add)(of_layer, getattr(summary.sums, name).numpy(), out=of_layer)
         for name, sums in self.steps.items():
             sums.add(np.stack([getattr(summary.sums, name).numpy() for summary in summaries]))
         parts = [summary.attention for summary in summaries if summary.attention]
@@ -179,10 +188,14 @@ class Statistics:
         )
 
     def restore(self, rows: pa.Table) -> None:
+        """Add the sums of a table that the method `table` returned, or nothing if it has no rows."""
+        if not rows.num_rows:
+            return
         for name, running in self.sums.items():
             column = rows[name].combine_chunks()
             values = column.flatten() if name == "histogram" else column
-            self.sums[name] = values.to_numpy().astype(running.dtype).reshape(running.shape)
+            added = values.to_numpy().astype(running.dtype).reshape(running.shape)
+            MERGING.get(name, np.add)(running, added, out=running)
         for name, sums in self.steps.items():
             sums.restore(rows[name])
 
@@ -200,12 +213,15 @@ class Statistics:
         ).sort_by([("layer", "ascending"), ("head", "ascending")])
 
     def restore_attention(self, rows: pa.Table) -> None:
+        """Add the sums of a table that the method `attention_table` returned, or nothing without rows."""
+        if not rows.num_rows:
+            return
         order = pc.index_in(rows["behaviour"], pa.array(BEHAVIOURS))
         rows = rows.append_column("place", order).sort_by(
             [(name, "ascending") for name in ("layer", "place", "head")]
         )
         self.attention_total.restore(rows["total"])
-        self.attention_count = rows["count"].to_numpy().reshape(self.attention_total.shape)[:, :, 0].copy()
+        self.attention_count += rows["count"].to_numpy().reshape(self.attention_total.shape)[:, :, 0]
 
 
 class WideSums:
@@ -229,13 +245,15 @@ class WideSums:
         return pa.Array.from_buffers(DECIMAL, self.high.size, [None, pa.py_buffer(words.tobytes())])
 
     def restore(self, column: pa.ChunkedArray) -> None:
-        """Read the sums back from a column that the method `column` returned."""
+        """Add the sums of a column that the method `column` returned."""
         values = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], DECIMAL)
         words = np.frombuffer(values.buffers()[1], np.int64)[2 * values.offset :][: 2 * len(values)].reshape(
             -1, 2
         )
         low, high = words.T.reshape(2, *self.shape)
-        self.low, self.high = low & LOW_WORD, (high << 32) + ((low >> 32) & LOW_WORD)
+        self.low += low & LOW_WORD
+        self.high += (high << 32) + ((low >> 32) & LOW_WORD) + (self.low >> 32)
+        self.low &= LOW_WORD
 
 
 def repeated(word: str, n: int) -> pa.Array:

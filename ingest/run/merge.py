@@ -1,0 +1,241 @@
+"""Merge the parts of a run into the store of the whole run.
+
+1. Check: all parts are complete, belong to the same run, and together have each of its shards once. Nothing
+   is written before.
+2. Copy: each part is one transaction. Its rows are copied, its statistics are added to those of the run, and
+   its candidates for the top lists enter the lists. After each transaction the store is as an ingest would
+   have left it at the end of the part's last shard, so a killed merge is resumed after the last whole part.
+3. Finish: the lists and the sample are made final, as at the end of an ingest.
+
+No model is run.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from annotate_transformer.ingest.errors import SettingsError
+from annotate_transformer.ingest.run.run_summary import NONE, RunSummary, samples_by_unit
+from annotate_transformer.store.database import connection
+from annotate_transformer.store.location import located
+from annotate_transformer.store.parts import Copy, StoredPart, differences, read_part
+from annotate_transformer.store.writer import Begun, Writer, portions
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """The result of a merge.
+
+    `status`: `finished`, or `nothing to do` (the store has the finished run already);
+    `parts`, `merged`: number of parts of the run, and of those that this merge copied;
+    `notes`: sentences about differences between the machines that made the parts.
+    """
+
+    run_id: int
+    status: str
+    tokens: int
+    parts: int
+    merged: int
+    notes: list[str]
+
+
+def merge(
+    files: Sequence[Path],
+    path: str | Path,
+    *,
+    fresh: bool = False,
+    watch: Callable[[int, int], None] = lambda done, parts: None,
+) -> MergeReport:
+    """Merge the parts in `files` into the store at `path`, which may have other runs; resume if necessary.
+
+    `fresh`: replace the finished run of the same text, model and settings;
+    `watch`: called with the number of parts that are merged and of all parts.
+
+    Raises:
+        SettingsError: the parts do not make one whole run, or `path` has an unfinished run or part of it.
+        StoreError: a file cannot be read or written.
+    """
+    parts = checked([read_part(file) for file in _distinct(files, path)])
+    tokens, notes = int(parts[0].record["positions"]), _notes(parts)
+    with Writer(path) as writer:
+        begun = writer.begin(parts[0].provenance, parts[0].vocabulary(), fresh=fresh)
+        if begun.status == "finished":
+            return MergeReport(begun.run_id, "nothing to do", tokens, len(parts), 0, notes)
+        done = _merged(writer, begun, parts)
+        merging = _Merging(writer, begun, parts[0], restored=done > 0)
+        for number, part in enumerate(parts[done:], done):
+            watch(number, len(parts))
+            merging.add(part, is_first=number == 0)
+        watch(len(parts), len(parts))
+        merging.finish()
+    return MergeReport(begun.run_id, "finished", tokens, len(parts), len(parts) - done, notes)
+
+
+class _Merging:
+    """The run that is made of parts, with the lists and statistics of the parts merged so far."""
+
+    def __init__(self, writer: Writer, begun: Begun, part: StoredPart, *, restored: bool) -> None:
+        """`restored`: whether parts were merged before, so that their lists and statistics are read back."""
+        self.writer, self.begun = writer, begun
+        model, settings = part.provenance.model, part.provenance.settings
+        self.summary = RunSummary(
+            model["n_layers"], model["d_mlp"], model["n_heads"], int(part.record["positions"]),
+            top=settings["top"], samples=0, seed=settings["seed"], first_in_lists=settings["first_in_lists"],
+            left_out=NONE, unsampled=NONE,
+        )  # fmt: skip
+        if restored:
+            self.summary.restore(writer.fetch, begun.run_id, begun.first_position_id)
+
+    def add(self, part: StoredPart, *, is_first: bool) -> None:
+        """Copy a part in one transaction, with the lists and statistics of all parts up to this one.
+
+        Raises:
+            DamagedStore: the part's rows are not what was written.
+        """
+        run_id, origin = self.begun.run_id, self.begun.first_position_id
+        copied = Copy(part, self.begun, is_first=is_first)
+        copied.check()
+        with connection(part.path, read_only=True) as con:
+            self.summary.restore(part.fetcher(con), part.ids["run_id"], part.first_position_id)
+        since = part.record["first_position_id"] - part.first_position_id
+        candidates = portions(self.summary.list_entries(run_id, origin, since))
+        tables: dict[str, Any] = {"top_candidate": (rows for _, rows in candidates)}
+        tables |= self.summary.statistics_tables(run_id)
+        self.writer.commit(tables, merge=False, copied=copied, run_id=run_id)
+
+    def finish(self) -> None:
+        run_id = self.begun.run_id
+        lists = self.summary.list_entries(run_id, self.begun.first_position_id)
+        samples = (samples_by_unit(rows, run_id) for rows in self.writer.samples(run_id))
+        self.writer.finish(run_id, samples, lists)
+
+
+def _distinct(files: Sequence[Path], path: str | Path) -> Sequence[Path]:
+    """Return the files; raise SettingsError if a file is given twice, or is the store to be written."""
+    seen = set[Path]()
+    for file in files:
+        if located(file) == located(path):
+            raise SettingsError(f"{file} is a part and cannot be the merged store too. Give another --db.")
+        if located(file) in seen:
+            raise SettingsError(f"{file} is given twice. Give each part once.")
+        seen.add(located(file))
+    return files
+
+
+def checked(parts: Sequence[StoredPart]) -> list[StoredPart]:
+    """Return the parts in the order of their positions, after checking that they make one whole run.
+
+    Raises:
+        SettingsError: parts of different runs, with different shards, incomplete, twice or missing.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        if part.provenance.identity != first.provenance.identity:
+            differ = ", ".join(differences(first.provenance, part.provenance))
+            raise SettingsError(
+                f"{first.path} and {part.path} are parts of different runs: {differ}. Annotate the second "
+                "one again with the settings and versions of the first, or leave it out."
+            )
+        if part.record["plan_sha256"] != first.record["plan_sha256"]:
+            raise SettingsError(
+                f"{first.path} and {part.path} are cut into other shards: --shard-tokens was another. "
+                "Annotate the second one again with the --shard-tokens or the --plan of the first."
+            )
+    for part in parts:
+        if not part.is_complete:
+            raise SettingsError(
+                f"{part.path} has {part.name} only to shard {part.shards[-1][0]} of {_range(part)}. The same "
+                "`annotate ingest` completes it."
+            )
+    ordered = sorted(parts, key=lambda part: (part.record["first_shard"], str(part.path)))
+    _check_ranges(ordered)
+    return ordered
+
+
+def _check_ranges(ordered: Sequence[StoredPart]) -> None:
+    shards, reached, before = ordered[0].record["shards"], 0, None
+    missing = list[str]()
+    for part in ordered:
+        first = part.record["first_shard"]
+        if before is not None and first < reached:
+            raise SettingsError(
+                f"{before.path} ({before.name}, {_range(before)}) and {part.path} ({part.name}, "
+                f"{_range(part)}) have the same shards. Leave one of them out."
+            )
+        if first > reached:
+            missing.append(_shards(reached, first - 1))
+        reached, before = part.record["last_shard"] + 1, part
+    if reached < shards:
+        missing.append(_shards(reached, shards - 1))
+    if missing:
+        there = {part.record["part"] for part in ordered}
+        parts = ordered[0].record["parts"]
+        same = all(part.record["parts"] == parts for part in ordered)
+        lacking = [f"{n}/{parts}" for n in range(1, parts + 1) if same and n not in there]
+        named = f" ({', '.join(lacking)})" if lacking else ""
+        raise SettingsError(
+            f"A part is missing{named}: {' and '.join(missing)} of {shards} shards are in none of the files. "
+            "Give all parts of the run."
+        )
+
+
+def _shards(first: int, last: int) -> str:
+    return f"shard {first}" if first == last else f"shards {first} to {last}"
+
+
+def _range(part: StoredPart) -> str:
+    return _shards(part.record["first_shard"], part.record["last_shard"])
+
+
+def _merged(writer: Writer, begun: Begun, parts: Sequence[StoredPart]) -> int:
+    """Return how many of the parts the store has already.
+
+    Raises:
+        SettingsError: the store has a part of the run, or an unfinished run that no merge has left.
+    """
+    if begun.status == "new":
+        return 0
+    if begun.part is not None:
+        raise SettingsError(
+            f"{writer.path} has part {begun.part['part']} of {begun.part['parts']} of this run itself. Give "
+            "another --db."
+        )
+    found = writer.fetch("shards_of_run", run_id=begun.run_id).to_pylist()
+    origin = begun.first_position_id
+    there = [(s["shard"], s["first_position_id"] - origin, s["last_position_id"] - origin) for s in found]
+    reached = list[tuple[int, int, int]]()
+    for number, part in enumerate(parts, 1):
+        reached += part.ordinals()
+        if reached == there:
+            return number
+    raise SettingsError(
+        f"{writer.path} has an unfinished run of the same text, model and settings that ends within a part. "
+        "Finish it with the same `annotate ingest`, or give another --db."
+    )
+
+
+def _notes(parts: Sequence[StoredPart]) -> list[str]:
+    """Say in which parts the number of threads or the processor was another than in the first part."""
+    notes = list[str]()
+    for name, what in (("threads", "numbers of threads"), ("processor", "processors")):
+        by_value: dict[Any, list[int]] = {}
+        for part in parts:
+            by_value.setdefault(part.record[name], []).append(part.record["part"])
+        if len(by_value) > 1:
+            of = "; ".join(f"{value}: {_listed(numbers)}" for value, numbers in by_value.items())
+            notes.append(
+                f"The parts were made with different {what} ({of}), so they agree with one another within "
+                "the bound of rounding (closure_bound) and not bit for bit"
+            )
+    return notes
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    """Return the numbers of parts for a message.
+
+    >>> _listed([1, 3])
+    'parts 1, 3'
+    """
+    told = [*map(str, numbers)]
+    return f"part{'s' if len(told) > 1 else ''} {', '.join(told)}"

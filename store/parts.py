@@ -1,0 +1,268 @@
+"""Read the parts of a run from their stores, and copy their rows into the store of the whole run.
+
+A part is a range of whole shards that `annotate ingest --part` has stored in a file of its own (base.part).
+Its rows have the ids that the run has in that file; the copied rows get the ids of the run in the new store.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from annotate_transformer.store.catalogue import Table, catalogue
+from annotate_transformer.store.checksum import Change, CopiedChange, differing, of_shard, recorded
+from annotate_transformer.store.database import READING, connection
+from annotate_transformer.store.errors import DamagedStore, NoSuchRun
+from annotate_transformer.store.layout import DOCUMENTS_A_CORPUS, PASSAGES_A_DOCUMENT, POSITIONS_A_RUN
+from annotate_transformer.store.location import located
+from annotate_transformer.store.queries import literal, named
+from annotate_transformer.store.writer import Begun, Provenance, Vocabulary
+
+# MOVED: column with an id → SQL expression of the id in the new store. $positions and $documents are the
+# distances between the ids in both stores.
+MOVED = {
+    "run_id": "$run_id",
+    "model_id": "$model_id",
+    "corpus_id": "$corpus_id",
+    **{name: f"{name} + $positions" for name in ("position_id", "first_position_id", "last_position_id")},
+    "document_id": "document_id + $documents",
+    "passage_id": "passage_id + $passages",
+}
+OF_POSITIONS = ("position", "contribution", "head", "head_source", "neuron", "neuron_code", "lens")
+OF_SAMPLE = ("sample_position", "sample_row")
+# ONCE: table → the columns by which a row is recognised that the store has already.
+ONCE = {
+    "layer_bias": ("model_id",),
+    "neuron_direction": ("model_id", "layer"),
+    "token_direction": ("model_id", "token_id"),
+    "document": ("document_id",),
+    "passage": ("passage_id",),
+}
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """A part of a run, as its store describes it.
+
+    `record`: its row of base.part; `ids`: the ids of its run, model, corpus and tokenizer in its store;
+    `shards`: number, first and last position_id of each stored shard, in order;
+    `documents`, `passages`: the smallest and largest document_id and passage_id.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    ids: dict[str, int]
+    provenance: Provenance
+    shards: list[tuple[int, int, int]]
+    documents: tuple[int, int]
+    passages: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        return f"part {self.record['part']} of {self.record['parts']}"
+
+    @property
+    def first_position_id(self) -> int:
+        """The position_id of the run's first position in this store, even if another part has it"""
+        return (self.ids["run_id"] - 1) * POSITIONS_A_RUN
+
+    @property
+    def is_complete(self) -> bool:
+        return bool(self.shards) and self.shards[-1][0] == self.record["last_shard"]
+
+    def ordinals(self) -> list[tuple[int, int, int]]:
+        """Return number, first and last ordinal of each stored shard."""
+        origin = self.first_position_id
+        return [(shard, first - origin, last - origin) for shard, first, last in self.shards]
+
+    def fetcher(self, con: duckdb.DuckDBPyConnection) -> Callable[..., pa.Table]:
+        """Return a function that runs a SELECT of write.sql in this part's store."""
+        queries = named("write.sql")
+        return lambda query, **parameters: con.execute(queries[query], parameters).to_arrow_table()
+
+    def vocabulary(self) -> Vocabulary:
+        with connection(self.path, read_only=True) as con:
+            [(spells,)] = con.execute(
+                named("write.sql")["spells_of_tokenizer"], self._of("tokenizer")
+            ).fetchall()
+            tokens = con.execute(named("write.sql")["tokens_of_tokenizer"], self._of("tokenizer")).fetchall()
+        special = {token_id for token_id, *_, is_special in tokens if is_special}
+        return Vocabulary([(i, text, bytes(raw)) for i, text, raw, _ in tokens], special, spells)
+
+    def _of(self, owner: str) -> dict[str, int]:
+        return {f"{owner}_id": self.ids[f"{owner}_id"]}
+
+
+def read_part(path: Path) -> StoredPart:
+    """Read what a store says about the part of a run that it has.
+
+    Raises:
+        NoSuchRun: the store has no part of a run, or parts of several runs.
+        DamagedStore: the record of the run contradicts its identity.
+        StoreError: see `store.database.connection`.
+    """
+    queries = named("write.sql")
+    with connection(path, read_only=True) as con:
+        found = con.execute(queries["stored_parts"]).to_arrow_table().to_pylist()
+        if len(found) != 1:
+            has = f"parts of {len(found)} runs" if found else "no part of a run"
+            raise NoSuchRun(
+                f"{path} has {has}. Give files that `annotate ingest --part` made, each with one part."
+            )
+        record = found[0]
+        ids = {name: record.pop(name) for name in ("model_id", "corpus_id", "tokenizer_id")}
+        ids["run_id"] = record["run_id"]
+        provenance = _provenance(con, ids, path)
+        shards = con.execute(queries["shards_of_run"], {"run_id": ids["run_id"]}).fetchall()
+        [texts] = con.execute(queries["texts_of_corpus"], {"corpus_id": ids["corpus_id"]}).fetchall()
+    return StoredPart(path, record, ids, provenance, shards, texts[:2], texts[2:])
+
+
+def _provenance(con: duckdb.DuckDBPyConnection, ids: dict[str, int], path: Path) -> Provenance:
+    def row(table: str) -> dict[str, Any]:
+        of = f"{table}_id"
+        found: list[dict[str, Any]] = (
+            con.execute(catalogue()[table].select, {"id": ids[of]}).to_arrow_table().to_pylist()
+        )
+        return {name: value for name, value in found[0].items() if name != of}
+
+    run, model, tokenizer = row("run"), row("model"), row("tokenizer")
+    del model["tokenizer_id"]
+    read = {name: json.loads(run[name]) for name in ("settings", "libraries", "processing")}
+    provenance = Provenance(
+        model=model,
+        tokenizer_sha256=tokenizer["sha256"],
+        corpus=row("corpus"),
+        hf_difference=run["hf_difference"],
+        **read,
+    )
+    if provenance.identity != run["identity"]:
+        raise DamagedStore(
+            f"{path}: the record of run {ids['run_id']} contradicts its identity, so it was changed. "
+            "Annotate this part again."
+        )
+    return provenance
+
+
+def differences(one: Provenance, other: Provenance) -> list[str]:
+    """Return what two runs were made from and what differs, with the values of both, `one` first."""
+    told = list[str]()
+    for field in fields(Provenance):
+        here, there = getattr(one, field.name), getattr(other, field.name)
+        if field.name in ("settings", "libraries", "processing"):
+            names = sorted({*here, *there})
+            told += [f"{n} {here.get(n)} and {there.get(n)}" for n in names if here.get(n) != there.get(n)]
+    for what, name in (("model", "weights_sha256"), ("corpus", "sha256")):
+        here, there = (getattr(run, what)[name] for run in (one, other))
+        if here != there:
+            told.append(f"the {what}'s hash {here[:12]}… and {there[:12]}…")
+    if one.tokenizer_sha256 != other.tokenizer_sha256:
+        told.append("the tokenizer")
+    return told or ["the model's configuration"]
+
+
+class Copy:
+    """The rows of a part, to be copied into another store within the transaction of a `Writer`.
+
+    `changes`: the rows that the transaction adds, for their checksums.
+    """
+
+    def __init__(self, part: StoredPart, begun: Begun, *, is_first: bool) -> None:
+        """`is_first`: whether to copy the model's rows too that each part has (biases, W_out)."""
+        self.part, self.is_first = part, is_first
+        documents = begun.first_document_id - (part.ids["corpus_id"] - 1) * DOCUMENTS_A_CORPUS
+        self.moved = {
+            "run_id": begun.run_id,
+            "model_id": begun.model_id,
+            "corpus_id": begun.corpus_id,
+            "positions": begun.first_position_id - part.first_position_id,
+            "documents": documents,
+            "passages": documents * PASSAGES_A_DOCUMENT,
+        }
+
+    def tables(self) -> list[str]:
+        """Return the tables whose rows are copied, in order."""
+        of_model = ("layer_bias", "neuron_direction") if self.is_first else ()
+        return [*OF_POSITIONS, *OF_SAMPLE, *of_model, "token_direction", "document", "passage", "shard"]
+
+    def write(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Copy the rows; `con` has begun a transaction in the new store."""
+        con.execute(f"ATTACH {literal(str(located(self.part.path)))} AS part ({READING})")
+        owners = {f"part_{name}": value for name, value in self.part.ids.items()}
+        for name in self.tables():
+            query = copying(catalogue()[name])
+            parameters = {n: v for n, v in (self.moved | owners).items() if f"${n}" in query}
+            con.execute(query, parameters)
+
+    def check(self) -> None:
+        """Compare the part's rows with their recorded checksums.
+
+        Raises:
+            DamagedStore: rows were changed since they were written.
+        """
+        owners = ("run", "corpus", *(("model",) if self.is_first else ()))
+        with connection(self.part.path, read_only=True) as con:
+            for owner in owners:
+                for table, shard, *_ in differing(con, owner, self.part.ids[f"{owner}_id"]):
+                    where = f" in shard {shard}" if catalogue()[table].is_sharded else ""
+                    raise DamagedStore(
+                        f"{self.part.path} is damaged: the rows of base.{table}{where} are not what was "
+                        f"written (`annotate verify {self.part.path}`). Nothing of it was merged. Annotate "
+                        "this part again; the same command then resumes the merge."
+                    )
+
+    def changes(self) -> Iterator[Change]:
+        """Yield the rows of the new store that copying adds."""
+        run_id, moved = self.moved["run_id"], self.moved
+        yield from self._of_shards()
+        first, last = (
+            self.part.record[f"{end}_position_id"] + moved["positions"] for end in ("first", "last")
+        )
+        for name in OF_SAMPLE:
+            yield Change(catalogue()[name], run_id, where=f"position_id BETWEEN {first} AND {last}")
+        shards = f"first_position_id BETWEEN {first} AND {last}"
+        yield Change(catalogue()["shard"], run_id, where=shards)
+        for name in ("layer_bias", "neuron_direction") if self.is_first else ():
+            yield Change(catalogue()[name], moved["model_id"])
+        yield self._tokens()
+        for name, ids in (("document", self.part.documents), ("passage", self.part.passages)):
+            low, high = (value + moved[f"{name}s"] for value in ids)
+            yield Change(catalogue()[name], moved["corpus_id"], where=f"{name}_id BETWEEN {low} AND {high}")
+
+    def _of_shards(self) -> Iterator[Change]:
+        """Yield the rows of positions: a checksum is copied with its rows if they keep their ids."""
+        run_id, moved = self.moved["run_id"], self.moved
+        keep_ids = run_id == self.part.ids["run_id"] and not moved["positions"] and not moved["documents"]
+        with connection(self.part.path, read_only=True) as con:
+            for shard, first, last in self.part.shards:
+                for name in OF_POSITIONS:
+                    rows = of_shard(catalogue()[name], run_id, shard, first, last)
+                    if keep_ids:
+                        yield CopiedChange(**vars(rows) | {"is_new": True}, copied=recorded(con, rows))
+                        continue
+                    ends = first + moved["positions"], last + moved["positions"]
+                    yield replace(of_shard(catalogue()[name], run_id, shard, *ends), is_new=True)
+
+    def _tokens(self) -> Change:
+        with connection(self.part.path, read_only=True) as con:
+            query = named("write.sql")["tokens_with_direction"]
+            found = con.execute(query, {"model_id": self.part.ids["model_id"]}).fetchall()
+        written = {"written": [token for (token,) in found]}
+        where = "token_id IN (SELECT unnest($written::INTEGER[]))"
+        return Change(catalogue()["token_direction"], self.moved["model_id"], where=where, parameters=written)
+
+
+def copying(table: Table) -> str:
+    """Return the statement that copies a table's rows of one owner from the attached database `part`."""
+    owned = table.owned.replace("$id", f"$part_{table.owner}_id").replace(" base.", " part.base.")
+    columns = {column.name for column in table.columns}
+    moved = ", ".join(f"{value} AS {name}" for name, value in MOVED.items() if name in columns)
+    rows = f"SELECT * REPLACE ({moved}) FROM part.base.{table.name} WHERE {owned}"
+    if table.name in ONCE:
+        rows = f"SELECT * FROM ({rows}) ANTI JOIN base.{table.name} USING ({', '.join(ONCE[table.name])})"
+        rows += f" ORDER BY {', '.join(table.ordered_by)}"
+    return f"INSERT INTO base.{table.name} BY NAME {rows}"
