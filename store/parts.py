@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from annotate_transformer.store.catalogue import Table, catalogue
-from annotate_transformer.store.checksum import Change, CopiedChange, differing, of_shard, recorded
+from annotate_transformer.store.checksum import Change, CopiedChange, of_shard, recorded, whole
 from annotate_transformer.store.database import READING, connection
 from annotate_transformer.store.errors import DamagedStore, NoSuchRun
 from annotate_transformer.store.layout import DOCUMENTS_A_CORPUS, PASSAGES_A_DOCUMENT, POSITIONS_A_RUN
@@ -34,6 +34,7 @@ MOVED = {
 }
 OF_POSITIONS = ("position", "contribution", "head", "head_source", "neuron", "neuron_code", "lens")
 OF_SAMPLE = ("sample_position", "sample_row")
+CANDIDATES = "top_candidate"  # the rows that a merge adds are at positions of the part that it copies
 # ONCE: table → the columns by which a row is recognised that the store has already.
 ONCE = {
     "layer_bias": ("model_id",),
@@ -74,6 +75,11 @@ class StoredPart:
     def is_complete(self) -> bool:
         return bool(self.shards) and self.shards[-1][0] == self.record["last_shard"]
 
+    @property
+    def tokens(self) -> int:
+        """The number of positions stored so far"""
+        return sum(last - first + 1 for _, first, last in self.shards)
+
     def ordinals(self) -> list[tuple[int, int, int]]:
         """Return number, first and last ordinal of each stored shard."""
         origin = self.first_position_id
@@ -82,6 +88,7 @@ class StoredPart:
     def fetcher(self, con: duckdb.DuckDBPyConnection) -> Callable[..., pa.Table]:
         """Return a function that runs a SELECT of write.sql in this part's store."""
         queries = named("write.sql")
+        queries = queries | {"candidates": queries["candidates_of_part"]}
         return lambda query, **parameters: con.execute(queries[query], parameters).to_arrow_table()
 
     def vocabulary(self) -> Vocabulary:
@@ -168,8 +175,11 @@ def differences(one: Provenance, other: Provenance) -> list[str]:
 class Copy:
     """The rows of a part, to be copied into another store within the transaction of a `Writer`.
 
-    `changes`: the rows that the transaction adds, for their checksums.
+    `changes`: the rows that the transaction adds, for their checksums; `covers`: names of tables for which
+    these are all rows that the transaction adds.
     """
+
+    covers = frozenset({CANDIDATES})
 
     def __init__(self, part: StoredPart, begun: Begun, *, is_first: bool) -> None:
         """`is_first`: whether to copy the model's rows too that each part has (biases, W_out)."""
@@ -199,21 +209,31 @@ class Copy:
             con.execute(query, parameters)
 
     def check(self) -> None:
-        """Compare the part's rows with their recorded checksums.
+        """Compare the part's rows with their recorded checksums, except where these are copied with the rows.
 
         Raises:
             DamagedStore: rows were changed since they were written.
         """
-        owners = ("run", "corpus", *(("model",) if self.is_first else ()))
         with connection(self.part.path, read_only=True) as con:
-            for owner in owners:
-                for table, shard, *_ in differing(con, owner, self.part.ids[f"{owner}_id"]):
-                    where = f" in shard {shard}" if catalogue()[table].is_sharded else ""
+            for rows in self._rows_of_part(con):
+                is_copied = self._keeps_ids and rows.table.name in OF_POSITIONS
+                if not is_copied and rows.sums(con) != recorded(con, rows):
+                    where = f"base.{rows.table.name}" + (f" in shard {rows.shard}" * rows.table.is_sharded)
                     raise DamagedStore(
-                        f"{self.part.path} is damaged: the rows of base.{table}{where} are not what was "
-                        f"written (`annotate verify {self.part.path}`). Nothing of it was merged. Annotate "
-                        "this part again; the same command then resumes the merge."
+                        f"{self.part.path} is damaged: the rows of {where} are not what was written "
+                        f"(`annotate verify {self.part.path}`). Nothing of it was merged. Annotate this part "
+                        "again; the same command then resumes the merge."
                     )
+
+    def _rows_of_part(self, con: duckdb.DuckDBPyConnection) -> Iterator[Change]:
+        for owner in ("run", "corpus", *(("model",) if self.is_first else ())):
+            yield from whole(con, owner, self.part.ids[f"{owner}_id"])
+
+    @property
+    def _keeps_ids(self) -> bool:
+        """Whether the run, its positions and its documents have the same ids in both stores"""
+        moved = self.moved
+        return moved["run_id"] == self.part.ids["run_id"] and not moved["positions"] | moved["documents"]
 
     def changes(self) -> Iterator[Change]:
         """Yield the rows of the new store that copying adds."""
@@ -222,7 +242,7 @@ class Copy:
         first, last = (
             self.part.record[f"{end}_position_id"] + moved["positions"] for end in ("first", "last")
         )
-        for name in OF_SAMPLE:
+        for name in (*OF_SAMPLE, CANDIDATES):
             yield Change(catalogue()[name], run_id, where=f"position_id BETWEEN {first} AND {last}")
         shards = f"first_position_id BETWEEN {first} AND {last}"
         yield Change(catalogue()["shard"], run_id, where=shards)
@@ -236,12 +256,11 @@ class Copy:
     def _of_shards(self) -> Iterator[Change]:
         """Yield the rows of positions: a checksum is copied with its rows if they keep their ids."""
         run_id, moved = self.moved["run_id"], self.moved
-        keep_ids = run_id == self.part.ids["run_id"] and not moved["positions"] and not moved["documents"]
         with connection(self.part.path, read_only=True) as con:
             for shard, first, last in self.part.shards:
                 for name in OF_POSITIONS:
                     rows = of_shard(catalogue()[name], run_id, shard, first, last)
-                    if keep_ids:
+                    if self._keeps_ids:
                         yield CopiedChange(**vars(rows) | {"is_new": True}, copied=recorded(con, rows))
                         continue
                     ends = first + moved["positions"], last + moved["positions"]

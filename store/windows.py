@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import duckdb
 
+from annotate_transformer.store.errors import NoSuchPosition
 from annotate_transformer.store.queries import named
 
 
@@ -37,8 +38,18 @@ class Context:
 
 
 def contexts(con: duckdb.DuckDBPyConnection, position_ids: Sequence[int]) -> list[Context]:
-    """Return the context of each position, in the order given."""
+    """Return the context of each position, in the order given.
+
+    Raises:
+        NoSuchPosition: the window of a position begins in another part of the run, which another store has.
+    """
     query = named("write.sql")["contexts"]
     rows = con.execute(query, {"position_ids": [*position_ids]}).to_arrow_table().to_pylist()
+    for row in rows:
+        if row.pop("missing"):
+            raise NoSuchPosition(
+                f"The window of position {row['position_id']} begins in another part of its run. Merge the "
+                "parts (`annotate merge`), and ask the merged store."
+            )
     found = {row.pop("position_id"): Context(**row) for row in rows}
     return [found[number] for number in position_ids]

@@ -168,6 +168,12 @@ INSERT INTO base.shard BY NAME SELECT *, now() AS committed FROM rows
 SELECT layer, unit, position_id, value FROM base.ranked
 WHERE run_id = $run_id AND kind = $kind::unit_kind AND list = $list::unit_list
 
+-- name: candidates_of_part
+-- As `candidates`, for a run that is not finished, and without leaving out those that have dropped out of the lists: to
+-- rank them takes longer than to read them.
+SELECT layer, unit, position_id, value FROM base.top_candidate
+WHERE run_id = $run_id AND kind = $kind::unit_kind AND list = $list::unit_list
+
 -- name: unit_stats
 SELECT * REPLACE (kind::VARCHAR AS kind) FROM base.unit_stat WHERE run_id = $run_id ORDER BY unit_stat.kind, layer, unit
 
@@ -260,7 +266,8 @@ SELECT r.status::VARCHAR AS status, m.weights_sha256, m.config FROM base.run r J
 -- For each given position: the tokens of its window up to and including the position, without the BOS, and the
 -- position_id of each token. A token that the window shares with the previous window is stored only with the previous
 -- window, so it has the position_id from there. `bos` is a list with the token id of the BOS at the start of the
--- window, empty if the run has no BOS, and `bos_position_ids` is a list with the position_id of this BOS.
+-- window, empty if the run has no BOS, and `bos_position_ids` is a list with the position_id of this BOS. `missing` is the
+-- number of tokens that only another part of the run has (base.part).
 WITH wanted AS (
     SELECT p.*, r.settings, p.position + 1 - (r.settings->>'bos')::BOOLEAN::INTEGER AS tokens
     FROM base.position p JOIN base.run r USING (run_id) WHERE p.position_id IN (SELECT unnest($position_ids))
@@ -279,7 +286,8 @@ SELECT w.position_id,
        coalesce(list(source_position_id ORDER BY source_position_id) FILTER (read.token_id IS NOT NULL), []) AS position_ids,
        coalesce((SELECT list(position_id) FROM base.position
                  WHERE run_id = w.run_id AND window_id = w.window_id AND position = 0 AND (w.settings->>'bos')::BOOLEAN), [])
-           AS bos_position_ids
+           AS bos_position_ids,
+       any_value(w.tokens) - count(read.token_id) AS missing
 FROM wanted w LEFT JOIN read USING (position_id)
 GROUP BY w.run_id, w.position_id, w.window_id, w.settings
 

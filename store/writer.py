@@ -209,7 +209,13 @@ def _limit(kind: str) -> float | None:
 
 
 class Copied(Protocol):
-    """Rows of another store that a commit of a `Writer` copies (`store.parts.Copy`)."""
+    """Rows of another store that a commit of a `Writer` copies (`store.parts.Copy`).
+
+    covers: names of the commit's tables whose new rows are among `changes`.
+    """
+
+    @property
+    def covers(self) -> Collection[str]: ...
 
     def changes(self) -> Iterable[Change]:
         """Yield the rows that copying adds, for their checksums."""
@@ -397,7 +403,9 @@ class Writer:
             StoreBusy, DiskFull: see `store.database.connection`; nothing is written.
             StoreChanged: another program has written into the file; nothing is written.
         """
-        changes = [*self._changes(tables, key), *(copied.changes() if copied else ())]
+        covered = copied.covers if copied else ()
+        changes = self._changes({name: rows for name, rows in tables.items() if name not in covered}, key)
+        changes += copied.changes() if copied else ()
         with self._writing(merge, changes) as con:
             self._check_unused(con)
             for query, rows in self._pending:

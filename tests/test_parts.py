@@ -19,11 +19,14 @@ from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.errors import SettingsError
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.run.deep import verify_deep
 from annotate_transformer.ingest.run.merge import merge
 from annotate_transformer.ingest.run.pipeline import RunReport, ingest
 from annotate_transformer.ingest.run.plan import PartOf, Plan, plan_for
 from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.run.survey import survey_with
+from annotate_transformer.store.checksum import record_all
+from annotate_transformer.store.writer import Writer
 from answers import sql, table_differences
 from processes import Result, Running, annotate, start, until
 from small import corpus, until_committed
@@ -179,6 +182,15 @@ def test_the_plan_of_another_run_is_refused(
         plan_of(model, source, settings, tmp_path / "plan.json")
 
 
+def test_a_changed_plan_is_refused(model: Model, text: Path, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    plan = plan_of(model, text, PLAIN, file)
+    second = plan.shards[1].first
+    file.write_text(file.read_text().replace(f"[{second}, ", f"[{second + 1}, "))
+    with pytest.raises(SettingsError, match="is not a plan"):
+        plan_of(model, text, PLAIN, file)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1, "corpus": 3}', '{"format": 2}', "\0"])
 def test_a_file_that_is_no_plan_is_refused(content: str, model: Model, text: Path, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
@@ -230,14 +242,13 @@ def test_a_changed_value_is_a_difference(
     assert {*table_differences(whole("plain"), tmp_path / "x.duckdb")} == {"head"}
 
 
+IN_HEAD = "UPDATE base.head SET toward_top = toward_top + 1 WHERE rowid = 5"
+
+
 @pytest.mark.parametrize(
     ("statement", "where"),
     [
-        ("UPDATE base.head SET toward_top = toward_top + 1 WHERE rowid = 5", "base.head in shard "),
-        (
-            "UPDATE base.sample_position SET position_id = position_id + 1 WHERE rowid = 0",
-            "base.sample_position",
-        ),
+        ("UPDATE base.sample_position SET position_id = position_id + 1 WHERE rowid = 0", "base.sample_pos"),
         ("UPDATE base.document SET text = text || ' ' WHERE rowid = 0", "base.document"),
     ],
 )
@@ -252,6 +263,21 @@ def test_a_damaged_part_is_not_merged(
     shutil.copy(three[1], files[1])
     assert merge(files, db).merged == 2
     assert table_differences(whole("plain"), db) == {}
+
+
+def test_a_damaged_row_is_found_in_the_merged_store(
+    three: list[Path], whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its checksum is copied with it, or where rows get other ids, compared before they are copied."""
+    files, db = [Path(shutil.copy(file, tmp_path)) for file in three], tmp_path / "x.duckdb"
+    with duckdb.connect(str(files[1])) as con:
+        con.execute(IN_HEAD)
+    merge(files, db)
+    problems = [problem for finding in store.verify(db) for problem in finding.examples]
+    assert any("base.head (run 1, shard " in problem for problem in problems)
+    other = Path(shutil.copy(whole("lens"), tmp_path))
+    with pytest.raises(store.DamagedStore, match=r"the rows of base\.head in shard "):
+        merge(files, other)
 
 
 def test_a_run_beside_others_gets_numbers_of_its_own(
@@ -287,6 +313,22 @@ def test_an_ingest_adds_nothing_to_a_merged_run(
 ) -> None:
     merge(three, tmp_path / "x.duckdb")
     assert annotated(tmp_path / "x.duckdb", PLAIN).status == "nothing to do"
+
+
+def test_what_needs_another_part_is_refused(
+    model: Model, annotated: Annotate, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The first windows of a part repeat tokens of the part before it; the whole run has them."""
+    db = tmp_path / "part.duckdb"
+    annotated(db, KINDS["stride and bos"], PartOf(3, 4))
+    cut = "SELECT p.position_id FROM base.position p, base.part WHERE context_cut AND position > 8"
+    [(position,)] = sql(db, f"{cut} AND position_id < first_position_id + 10 ORDER BY ALL LIMIT 1")
+    with Writer(db) as writer, pytest.raises(store.NoSuchPosition, match="begins in another part of its run"):
+        writer.contexts([position])
+    with Writer(whole("stride and bos")) as writer:
+        assert len(writer.contexts([position])[0].token_ids) > 8
+    with pytest.raises(SettingsError, match="has only a part of run 1"):
+        list(verify_deep(db, 1, 2))
 
 
 # Stopped and resumed
@@ -480,6 +522,7 @@ def test_another_machine_is_told(three: list[Path], tmp_path: Path) -> None:
     files = [Path(shutil.copy(file, tmp_path)) for file in three]
     with duckdb.connect(str(files[1])) as con:
         con.execute("UPDATE base.part SET threads = 7, processor = 'Other'")
+        record_all(con)
     threads, processors = merge(files, tmp_path / "x.duckdb").notes
     assert "different numbers of threads (" in threads and "7: part 2" in threads
     assert "different processors (" in processors and "Other: part 2" in processors

@@ -179,7 +179,9 @@ class Processes:
     def _ended(self, part: int, status: int, waiting: deque[int]) -> None:
         """Note that a process has ended; if it failed for the first time, let it start again."""
         if status == 0:
-            self.told[part] = (1.0, *self.told.get(part, (0, 0, 0.0))[1:])
+            from annotate_transformer.store.parts import read_part
+
+            self.told[part] = (1.0, read_part(self.file(part)).tokens, self.told.get(part, (0, 0, 0.0))[2])
             return
         if self.asked:
             return

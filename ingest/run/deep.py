@@ -22,7 +22,7 @@ from annotate_transformer.ingest.attribution.decompose import decompose
 from annotate_transformer.ingest.attribution.summaries import Thresholds
 from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.corpus.windows import Batch, Cursor, Window, batches, cut_to
-from annotate_transformer.ingest.errors import ModelError
+from annotate_transformer.ingest.errors import ModelError, SettingsError
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.ingest.run.rows import Identity, rows_of
@@ -64,9 +64,15 @@ def verify_deep(path: str | Path, run_id: int | None, n: int, seed: int = 0) -> 
     Raises:
         NoSuchRun: there is no such run.
         ModelError: the run's model is gone, or has other weights now.
+        SettingsError: the store has only a part of the run.
     """
     with Session(path) as session:
         run = session.run(run_id)
+        if len(session.sql("FROM parts WHERE run_id = $run", {"run": run})):
+            raise SettingsError(
+                f"{path} has only a part of run {run}, and some of its windows begin in another part. Merge "
+                "the parts (`annotate merge`), and verify the merged store with --deep."
+            )
         about = session.about(run)
         recorded = json.loads(about.settings)
         model = _model(about, recorded)

@@ -103,7 +103,8 @@ class Plan:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(json.dumps([self._rows(), self.survey.positions]).encode()).hexdigest()
+        totals = [self._rows(), self.survey.positions, self.survey.special.tolist()]
+        return hashlib.sha256(json.dumps(totals).encode()).hexdigest()
 
     def _rows(self) -> list[list[int]]:
         """Return each shard as a list: its first ordinal, and the fields of its cursor."""
@@ -149,6 +150,7 @@ class Plan:
                 "positions": self.survey.positions,
                 "special": self.survey.special.tolist(),
                 "shards": self._rows(),
+                "sha256": self.sha256,
             }
         )
 
@@ -269,9 +271,10 @@ def _parsed(text: str, file: Path) -> Plan:
             )
         survey = Survey(Scan(**read["corpus"]), int(read["positions"]), np.array(read["special"], np.int64))
         shards = tuple(PlannedShard(int(first), Cursor(*map(int, at))) for first, *at in read["shards"])
-        if not shards or not isinstance(read["settings"], dict):
-            raise ValueError("it has no shards or no settings")
-        return Plan(survey, str(read["tokenizer_sha256"]), read["settings"], shards)
+        plan = Plan(survey, str(read["tokenizer_sha256"]), dict(read["settings"]), shards)
+        if plan.sha256 != read["sha256"]:
+            raise ValueError("its shards are not those that were written")
+        return plan
     except (KeyError, TypeError, ValueError) as error:
         raise SettingsError(
             f"{file} is not a plan of `annotate ingest --part`. Give another file to --plan."

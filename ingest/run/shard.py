@@ -122,6 +122,7 @@ class ShardWriter:
         """`part`: the range of shards that this writer writes, or None for all shards of the run."""
         self.writer, self.model, self.keep, self.summary, self.part = writer, model, keep, summary, part
         self.first_shard = part.first_shard if part else 0
+        self.threads = torch.get_num_threads()
 
     def commit(self, shard: Shard, cursor: Cursor, end: int) -> None:
         """Write a shard in one transaction; `end`: ordinal of the first position after the shard."""
@@ -134,7 +135,9 @@ class ShardWriter:
         tables["document"] = pa.Table.from_pylist(shard.documents, schema=DOCUMENT)
         tables["passage"] = passages(shard.documents)
         if self.part and shard.number == self.first_shard:
-            tables["part"] = pa.Table.from_pylist([part_record(self.part, shard.begun, self.model.device)])
+            record = part_record(self.part, shard.begun)
+            made = {"threads": self.threads, "processor": processor(self.model.device)}
+            tables["part"] = pa.Table.from_pylist([record | made])
         tables["shard"] = pa.Table.from_pylist([shard.record(cursor, end)])
         # With --keep-neurons all, do not merge row groups. The rows of one shard already fill a whole row
         # group of base.neuron_code, with a few rows left over. To merge these few, DuckDB would write all
@@ -162,8 +165,8 @@ class ShardWriter:
         return pa.table({"run_id": run_id, "position_id": reached + shard.identity.position_id})
 
 
-def part_record(part: Part, begun: Begun, device: str) -> dict[str, Any]:
-    """Return the row of base.part, which says which shards of the run a store has."""
+def part_record(part: Part, begun: Begun) -> dict[str, Any]:
+    """Return the columns of base.part that say which shards of the run a store has."""
     return {
         "run_id": begun.run_id,
         "part": part.number,
@@ -175,8 +178,6 @@ def part_record(part: Part, begun: Begun, device: str) -> dict[str, Any]:
         "shards": part.shards,
         "positions": part.positions,
         "plan_sha256": part.plan_sha256,
-        "threads": torch.get_num_threads(),
-        "processor": processor(device),
     }
 
 
