@@ -32,8 +32,9 @@ from processes import Result, Running, annotate, start, until
 from small import corpus, until_committed
 
 PLAIN = Settings(
-    context=16, batch_tokens=16, shard_tokens=100, top=5, samples=300, keep_neurons=2, keep_sources=4
+    context=16, batch_tokens=8, shard_tokens=100, top=5, samples=300, keep_neurons=2, keep_sources=4
 )
+# A shard has two groups of windows, so that a shard may end too early
 KINDS = {
     "plain": PLAIN,
     "lens": replace(PLAIN, lens=True),
@@ -41,7 +42,7 @@ KINDS = {
     "stride and bos": replace(PLAIN, stride=7, bos=True, limit_tokens=901, first_in_lists=True),
 }
 OPTIONS = (
-    *("--context", 16, "--batch-tokens", 16, "--shard-tokens", 100, "--top", 5, "--samples", 300),
+    *("--context", 16, "--batch-tokens", 8, "--shard-tokens", 100, "--top", 5, "--samples", 300),
     *("--keep-neurons", 2, "--keep-sources", 4),
 )
 SENTENCES = (3, 1, 7, 2, 30, 4, 6, 1, 24, 6)  # of each document: two are longer than a shard
