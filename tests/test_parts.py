@@ -210,7 +210,7 @@ def test_a_file_that_is_no_plan_is_refused(content: str, model: Model, text: Pat
     [
         *(("plain", 5), ("plain", 1), ("plain", 2), ("lens", 2), ("lens", 5), ("lens", None)),
         *(("all", 2), ("all", 5), ("all", None)),
-        *(("stride and bos", None), ("stride and bos", 2), ("plain", None)),
+        *(("stride and bos", 2), ("stride and bos", None), ("plain", None)),
     ],
 )
 def test_parts_make_the_store_that_one_process_makes(
