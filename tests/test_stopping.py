@@ -270,7 +270,7 @@ def _swallow(where: str) -> None:
     from annotate_transformer.app.cli import main
     from annotate_transformer.store.whole import whole
 
-    def lose() -> None:
+    def lose(command: str) -> None:
         with whole(Path("out.csv")):
             print("at work", flush=True)
             {"a destructor": _in_destructors, "a bare except": _in_a_bare_except}.get(where, _elsewhere)(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from annotate_transformer.app.cli.options import File, WrittenFile
 from annotate_transformer.app.present.console import Console
 from annotate_transformer.app.present.printed import dump
 from annotate_transformer.app.present.words import counted
@@ -25,7 +26,7 @@ out = Console(highlight=False)
 
 @commands.command(epilog="Example: annotate verify demo.duckdb")
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")],
+    db: File,
     run: Annotated[int | None, typer.Option(help="Check only this run and its model.")] = None,
     deep: Annotated[
         int | None,
@@ -46,7 +47,7 @@ def verify(
     from annotate_transformer.store import verify as checks
 
     broken, findings = 0, []
-    for finding in chain(checks(file, run), _deep(file, run, deep) if deep else ()):
+    for finding in chain(checks(db, run), _deep(db, run, deep) if deep else ()):
         broken += finding.broken
         if as_json:
             findings.append(asdict(finding))
@@ -59,7 +60,7 @@ def verify(
     if as_json:
         dump({"broken": broken, "findings": findings})
     elif not quiet:
-        out.print(f"{file}: {counted(broken, 'problem') if broken else 'all checks pass'}.", markup=False)
+        out.print(f"{db}: {counted(broken, 'problem') if broken else 'all checks pass'}.", markup=False)
     if broken:
         raise typer.Exit(1)
 
@@ -71,7 +72,7 @@ def _deep(file: Path, run: int | None, n: int) -> "Iterator[Finding]":
 
 
 @commands.command(epilog="Example: annotate upgrade my.duckdb")
-def upgrade(file: Annotated[Path, typer.Argument(metavar="FILE", help="The store.")]) -> None:
+def upgrade(db: WrittenFile) -> None:
     """Convert a store of an older schema version; if that fails, the store stays as it was.
 
     The conversion needs as much free disk space as the store takes.
@@ -79,13 +80,13 @@ def upgrade(file: Annotated[Path, typer.Argument(metavar="FILE", help="The store
     from annotate_transformer.store import upgrade as convert
     from annotate_transformer.store.database import SCHEMA_VERSION
 
-    version = convert(file)
+    version = convert(db)
     if version == SCHEMA_VERSION:
-        out.print(f"{file} has schema version {version} already: nothing was changed.", markup=False)
+        out.print(f"{db} has schema version {version} already: nothing was changed.", markup=False)
         return
     out.print(
-        f"{file}: schema version {version} is now {SCHEMA_VERSION}, {file.stat().st_size / 1e6:,.1f} MB. "
-        f"`annotate verify {file}` recomputes it.",
+        f"{db}: schema version {version} is now {SCHEMA_VERSION}, {db.stat().st_size / 1e6:,.1f} MB. "
+        f"`annotate verify {db}` recomputes it.",
         markup=False,
         soft_wrap=True,
     )

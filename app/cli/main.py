@@ -80,7 +80,7 @@ def main() -> None:
 
 def _run_or_say_why_not(command: str, safe: str) -> None:
     try:
-        _run()
+        _run(command)
     except Exception as error:
         sentence = sentence_of(error, command, safe)
         if sentence is None or stopping.stopped_by():
@@ -89,15 +89,15 @@ def _run_or_say_why_not(command: str, safe: str) -> None:
         sys.exit(2)
 
 
-def _run() -> None:
+def _run(command: str) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # UTF-8: the terminal's encoding may lack characters of a token
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    from annotate_transformer.app.cli.commands import app
+    from annotate_transformer.app.cli.program import program
     from annotate_transformer.store.queries import plain
 
     try:
-        app(plain(sys.argv[1:]))
+        program(command)(plain(sys.argv[1:]))
     finally:
         sys.stdout.flush()
 

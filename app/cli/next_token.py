@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from annotate_transformer.app.cli.options import Db, Json, Limit, Quiet, Run
+from annotate_transformer.app.cli.options import Json, Limit, Quiet, Run, WrittenDb
 from annotate_transformer.app.cli.progress import Watch
 from annotate_transformer.app.present.columns import EXPLANATIONS_OF_RUN
 from annotate_transformer.app.present.console import harmless
@@ -39,7 +39,7 @@ BaseUrl = Annotated[
 
 @commands.command(epilog="Example: annotate next-token --neurons 5 --db demo.duckdb")
 def next_token(
-    db: Db,
+    db: WrittenDb,
     run: Run = None,
     layers: Annotated[
         str, typer.Option(help="late (the last quarter), all, or numbers such as 3,4.")
@@ -121,7 +121,7 @@ def next_token(
 
 @commands.command(epilog="Example: annotate explain --llm gpt-5-mini --dry-run --db demo.duckdb")
 def explain(
-    db: Db,
+    db: WrittenDb,
     run: Run = None,
     llm: Llm = None,
     base_url: BaseUrl = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from annotate_transformer.app.cli.options import MOST_ROWS
+from annotate_transformer.app.cli.options import MOST_ROWS, Db, DbToDescribe
 from annotate_transformer.app.cli.stopping import interrupting
 from annotate_transformer.app.example_queries import defaults
 from annotate_transformer.app.present.console import Console
@@ -41,7 +41,7 @@ Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")
 
 @commands.command(epilog=SQL_EXAMPLE)
 def sql(
-    db: Annotated[Path, typer.Option("--db", help="The store; it is opened for reading only.")],
+    db: Db,
     query: Annotated[
         str | None, typer.Argument(metavar="QUERY", help="SQL over the views, or - for standard input.")
     ] = None,
@@ -109,9 +109,7 @@ def schema(
     view: Annotated[
         str | None, typer.Argument(metavar="VIEW", help="Describe the columns of this view or macro.")
     ] = None,
-    db: Annotated[
-        Path | None, typer.Option("--db", help="The store to describe [default: a new, empty store].")
-    ] = None,
+    db: DbToDescribe = None,
     format: Format = None,
     as_json: Json = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from annotate_transformer.app.cli.ask.targets import Along, Minus, Toward, target_of
-from annotate_transformer.app.cli.options import Db, Json, Limit, Quiet, Run
+from annotate_transformer.app.cli.options import Db, Json, Limit, Quiet, Run, WrittenDb
 from annotate_transformer.app.cli.progress import Watch
 from annotate_transformer.app.present import columns, figures
 from annotate_transformer.app.present.heat_maps import of_patches, shares
@@ -26,7 +26,7 @@ def ablate(
             "MLP (L3mlp). Units joined by + are ablated together; `heads` stands for all heads."
         ),
     ],
-    db: Db,
+    db: WrittenDb,
     by: Annotated[
         str,
         typer.Option(
@@ -153,7 +153,7 @@ def patch(
 
 @commands.command(epilog="Example: annotate effects --sample 100 --db demo.duckdb")
 def effects(
-    db: Db,
+    db: WrittenDb,
     run: Run = None,
     sample: Annotated[int, typer.Option(help="Number of positions, drawn at random.")] = 200,
     by: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from annotate_transformer.app.cli.ask.targets import Along, Logprob, Minus, Toward, target_of
-from annotate_transformer.app.cli.options import Db, Json, Limit, Run
+from annotate_transformer.app.cli.options import Db, Json, Limit, Run, WrittenDb
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.console import harmless
 from annotate_transformer.app.present.inputs import by_reading
@@ -137,7 +137,7 @@ def expand(
 def inputs(
     position_id: Annotated[int, typer.Argument(help="The position_id, as the other commands print it.")],
     name: Annotated[str, typer.Argument(help="A neuron such as L3N7, or a head such as L3H2.")],
-    db: Db,
+    db: WrittenDb,
     source: Annotated[
         int | None,
         typer.Option(

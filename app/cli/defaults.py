@@ -1,0 +1,96 @@
+"""Find the store and the run of a command that names none: ANNOTATE_DB, then .annotate.toml.
+
+The file may come with a repository that somebody else wrote. So it can only name a store, which is opened as
+any --db, and a run. It must be a small regular file in the working folder; parent folders are not searched.
+"""
+
+import stat
+import tomllib
+from collections import UserDict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import typer
+
+from annotate_transformer.store.errors import AnnotateError
+
+VARIABLE, FILE = "ANNOTATE_DB", Path(".annotate.toml")
+LARGEST = 4096  # bytes of the file; a link may lead to a file without an end
+REMEDY = 'Correct or remove it: it may have the lines db = "x.duckdb" and run = 2, and nothing else.'
+
+
+class Named(NamedTuple):
+    """What the file names; a name is None if the file does not have it."""
+
+    db: str | None = None
+    run: int | None = None
+
+
+class Defaults(UserDict[str, Any]):
+    """The default of the parameter `db`, for Typer's `default_map`; the file is read when it is asked for."""
+
+    def get(self, name: str, otherwise: Any = None) -> Any:
+        return named_in_file().db if name == "db" else otherwise
+
+
+def named_in_file() -> Named:
+    """Return what .annotate.toml in the working folder names.
+
+    Raises:
+        AnnotateError: the file cannot be read, is no TOML, or has another key or a value of a wrong type.
+    """
+    try:
+        content = _content()
+        if content is None:
+            return Named()
+        found = tomllib.loads(content.decode())
+    except OSError as error:
+        raise AnnotateError(f"{FILE} cannot be read ({error.strerror}). {REMEDY}") from error
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise AnnotateError(f"{FILE} is no TOML file ({error}). {REMEDY}") from error
+    for name, value in found.items():
+        if name not in Named._fields:
+            raise AnnotateError(f"{FILE} has the key {name!r}, which is neither db nor run. {REMEDY}")
+        wanted, kind = {"db": (str, "a text"), "run": (int, "a whole number")}[name]
+        if type(value) is not wanted:  # True is an int, too
+            raise AnnotateError(f"{FILE}: {name} is {value!r}, and must be {kind}. {REMEDY}")
+    return Named(**found)
+
+
+def _content() -> bytes | None:
+    """Return the bytes of the file; None if there is no file."""
+    try:
+        is_file = stat.S_ISREG(FILE.stat().st_mode)  # before it is opened, because to open a pipe would wait
+    except FileNotFoundError:
+        return None
+    if not is_file:
+        raise AnnotateError(f"{FILE} is not a regular file. {REMEDY}")
+    with FILE.open("rb") as opened:
+        content = opened.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise AnnotateError(f"{FILE} is larger than {LARGEST:,} bytes. {REMEDY}")
+    return content
+
+
+def is_from_file(context: typer.Context) -> bool:
+    """Return whether the command's store is the one that the file names."""
+    source = context.get_parameter_source("db")
+    return source is not None and source.name == "DEFAULT_MAP"
+
+
+def tell_store(context: typer.Context, db: Path) -> Path:
+    """Return `db`; print its name first if the file names it, because the command will write into it."""
+    if is_from_file(context) and not context.resilient_parsing:
+        from annotate_transformer.app.present.console import Console
+
+        told = f"annotate: writing into {db}, which {FILE} names"
+        Console(stderr=True, highlight=False).print(told, markup=False, soft_wrap=True)
+    return db
+
+
+def run_in_file(context: typer.Context, run: int | None) -> int | None:
+    """Return `run`, or the run that the file names; not if another store or a model is asked about."""
+    if run is not None or context.resilient_parsing or context.params.get("model") is not None:
+        return run
+    found = named_in_file()
+    return found.run if found.db is None or is_from_file(context) else None
