@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from annotate_transformer.ingest.live.runner import ModelRunner
+    from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.store import Store
 
 
@@ -19,9 +21,20 @@ def open(path: str | Path, *, model: Any = None, tokenizer: Any = None) -> "Stor
         ModelError: the model in memory is of no supported family, or has no tokenizer.
         NotAStore, OtherSchemaVersion, StoreBusy: see store.errors.
     """
-    from annotate_transformer.ingest.live.runner import ModelRunner
-    from annotate_transformer.ingest.models.memory import of_memory
     from annotate_transformer.store.reader import Store
 
-    given = None if model is None else of_memory(model, tokenizer)
-    return Store(path, runner=lambda: ModelRunner(given))
+    given = None if model is None else _given(model, tokenizer)
+    return Store(path, runner=lambda: _runner(given))
+
+
+def _given(model: Any, tokenizer: Any) -> "Model":
+    from annotate_transformer.ingest.models.memory import of_memory
+
+    return of_memory(model, tokenizer)
+
+
+def _runner(given: "Model | None") -> "ModelRunner":
+    """Return what runs the models; PyTorch is imported only if a question needs a model."""
+    from annotate_transformer.ingest.live.runner import ModelRunner
+
+    return ModelRunner(given)

@@ -1,5 +1,8 @@
 """Read and write stores (DuckDB files of annotations): `annotate_transformer.open("x.duckdb")` opens one."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from annotate_transformer.store.errors import (
     AnnotateError,
     BadQuestion,
@@ -22,14 +25,29 @@ from annotate_transformer.store.errors import (
     StoreChanged,
     StoreError,
 )
-from annotate_transformer.store.notation import Expression, Term
-from annotate_transformer.store.question import Question
-from annotate_transformer.store.reader import Prompt, Store, open
-from annotate_transformer.store.search import head, neuron, position
-from annotate_transformer.store.units import Head, Neuron
+
+# These two are imported now: their modules have the same names, and would hide functions imported later.
 from annotate_transformer.store.upgrade import upgrade
 from annotate_transformer.store.verify import Finding, verify
-from annotate_transformer.store.weights import Weights
+
+if TYPE_CHECKING:
+    from annotate_transformer.store.notation import Expression, Term
+    from annotate_transformer.store.question import Question
+    from annotate_transformer.store.reader import Prompt, Store, open
+    from annotate_transformer.store.search import head, neuron, position
+    from annotate_transformer.store.units import Head, Neuron
+    from annotate_transformer.store.weights import Weights
+
+# The modules with the other names, which are imported when they are first used: pandas takes half of the time
+# of a command, and SQLAlchemy, which only `search` needs, takes as long.
+_LATER = {
+    "notation": ("Expression", "Term"),
+    "question": ("Question",),
+    "reader": ("Prompt", "Store", "open"),
+    "search": ("head", "neuron", "position"),
+    "units": ("Head", "Neuron"),
+    "weights": ("Weights",),
+}
 
 __all__ = [
     "AnnotateError",
@@ -68,3 +86,10 @@ __all__ = [
     "upgrade",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

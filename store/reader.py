@@ -6,11 +6,10 @@ An answer is a DataFrame; its `attrs` say whether it is exact and which SQL quer
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pandas as pd
-import sqlalchemy as sa
 
 from annotate_transformer.store import contrasts
 from annotate_transformer.store.ablations import REPLACEMENTS, Ablating, names_of
@@ -44,10 +43,12 @@ from annotate_transformer.store.queries import AFTER, BEFORE
 from annotate_transformer.store.question import Question, describe, qualify, truncate
 from annotate_transformer.store.rounding import rounding
 from annotate_transformer.store.scores import with_intervals
-from annotate_transformer.store.search import search
 from annotate_transformer.store.session import Session
 from annotate_transformer.store.units import Head, Neuron
 from annotate_transformer.store.weights import Weights
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 WAYS = ("component", "layer", "term", "head", "neuron", "source")
 # BOUNDS has the ways to decompose for which only the strongest terms are stored. It maps such a way to the
@@ -590,11 +591,17 @@ class Store(Session):
 
     # Searches and comparisons
 
-    def search(self, where: sa.ColumnElement[bool], run: int | None = None, limit: int = 100) -> pd.DataFrame:
+    def search(
+        self, where: "sa.ColumnElement[bool]", run: int | None = None, limit: int = 100
+    ) -> pd.DataFrame:
         """Return the positions for which a condition holds.
 
         where: made from `store.position`, `store.neuron(…)` and `store.head(…)`; see `store.search`.
         """
+        import sqlalchemy as sa  # here, as in `Session.engine`
+
+        from annotate_transformer.store.search import search
+
         number = self.run(run)
         not_negative({"limit": limit})
         found, one_more = (search(where, number, rows) for rows in (limit, limit + 1))

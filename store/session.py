@@ -11,18 +11,19 @@ from functools import cached_property
 from html import escape
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 import pandas as pd
 import pyarrow as pa
-import sqlalchemy as sa
-from duckdb_sqlalchemy import ConnectionWrapper
 
 from annotate_transformer.store.database import WAIT_SECONDS, Reading, connect, damage_as_sentence, is_damage
 from annotate_transformer.store.errors import BadQuestion, NoModel, NoSuchRun
 from annotate_transformer.store.queries import named, plain
 from annotate_transformer.store.running import Runner
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 FACTS = ("tokenizer", "context")  # the columns of the query `facts` in read.sql
 
@@ -102,8 +103,11 @@ class Session:
             yield from reader
 
     @cached_property
-    def engine(self) -> sa.Engine:
+    def engine(self) -> "sa.Engine":
         """A SQLAlchemy engine, such as for `pandas.read_sql`; the file is open only while a query runs."""
+        # Imported here, because to import SQLAlchemy takes as long as pandas, and few questions need it.
+        import sqlalchemy as sa
+        from duckdb_sqlalchemy import ConnectionWrapper
 
         def open_one() -> ConnectionWrapper:
             return ConnectionWrapper(connect(self.path, self.wait))
@@ -112,7 +116,7 @@ class Session:
         sa.event.listen(engine, "handle_error", self._raise_damage)
         return engine
 
-    def _raise_damage(self, context: sa.ExceptionContext) -> None:
+    def _raise_damage(self, context: "sa.ExceptionContext") -> None:
         """Raise DamagedStore instead of SQLAlchemy's error if the file is corrupt."""
         if is_damage(context.original_exception):
             with damage_as_sentence(self.path):

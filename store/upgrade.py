@@ -34,7 +34,6 @@ from annotate_transformer.store.database import (
 from annotate_transformer.store.errors import DamagedStore
 from annotate_transformer.store.location import temporary_folder
 from annotate_transformer.store.queries import literal, named
-from annotate_transformer.store.scores import permutation_p
 from annotate_transformer.store.whole import remove
 from annotate_transformer.store.writer import Writer
 
@@ -129,6 +128,8 @@ def _tables(con: duckdb.DuckDBPyConnection, database: str) -> list[str]:
 
 def _test_ablations(con: duckdb.DuckDBPyConnection) -> None:
     """Compute the permutation p-values of ablations from stored prompts; version 8 did not have p-values."""
+    from annotate_transformer.store.scores import permutation_p  # with pandas, which takes long to import
+
     heads = con.execute(named("write.sql")["falls_of_heads"]).to_arrow_table().to_pylist()
     rows = []
     for head in heads:

@@ -12,11 +12,9 @@ from typing import Any, NamedTuple
 
 import typer
 
-from annotate_transformer.store.errors import AnnotateError
-
 VARIABLE, FILE = "ANNOTATE_DB", Path(".annotate.toml")
 LARGEST = 4096  # bytes of the file; a link may lead to a file without an end
-REMEDY = 'Correct or remove it: it may have the lines db = "x.duckdb" and run = 2, and nothing else.'
+TYPES = {"db": (str, "a text"), "run": (int, "a whole number")}
 
 
 class Named(NamedTuple):
@@ -41,19 +39,17 @@ def named_in_file() -> Named:
     """
     try:
         content = _content()
-        if content is None:
-            return Named()
-        found = tomllib.loads(content.decode())
+        found = {} if content is None else tomllib.loads(content.decode())
     except OSError as error:
-        raise AnnotateError(f"{FILE} cannot be read ({error.strerror}). {REMEDY}") from error
+        raise _wrong(f"cannot be read ({error.strerror})") from error
     except ValueError as error:  # no TOML, or no UTF-8
-        raise AnnotateError(f"{FILE} is no TOML file ({error}). {REMEDY}") from error
+        raise _wrong(f"is no TOML file ({error})") from error
     for name, value in found.items():
-        if name not in Named._fields:
-            raise AnnotateError(f"{FILE} has the key {name!r}, which is neither db nor run. {REMEDY}")
-        wanted, kind = {"db": (str, "a text"), "run": (int, "a whole number")}[name]
+        if name not in TYPES:
+            raise _wrong(f"has the key {name!r}, which is neither db nor run")
+        wanted, kind = TYPES[name]
         if type(value) is not wanted:  # True is an int, too
-            raise AnnotateError(f"{FILE}: {name} is {value!r}, and must be {kind}. {REMEDY}")
+            raise _wrong(f"has {name} = {value!r}, which is not {kind}")
     return Named(**found)
 
 
@@ -64,12 +60,23 @@ def _content() -> bytes | None:
     except FileNotFoundError:
         return None
     if not is_file:
-        raise AnnotateError(f"{FILE} is not a regular file. {REMEDY}")
+        raise _wrong("is not a regular file")
     with FILE.open("rb") as opened:
         content = opened.read(LARGEST + 1)
     if len(content) > LARGEST:
-        raise AnnotateError(f"{FILE} is larger than {LARGEST:,} bytes. {REMEDY}")
+        raise _wrong(f"is larger than {LARGEST:,} bytes")
     return content
+
+
+def _wrong(what: str) -> Exception:
+    """Return the error for a wrong file."""
+    # Imported here, because the store imports DuckDB, and `annotate doctor` must start without it.
+    from annotate_transformer.store.errors import AnnotateError
+
+    return AnnotateError(
+        f'{FILE} {what}. Correct or remove it: it may have the lines db = "x.duckdb" and run = 2, and '
+        "nothing else."
+    )
 
 
 def is_from_file(context: typer.Context) -> bool:

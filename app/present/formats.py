@@ -94,12 +94,11 @@ def of_file(path: Path) -> str | None:
 
 def _reader(answer: Any) -> "pa.RecordBatchReader":
     """Return a reader of the answer's Arrow batches, in which all columns have distinct names."""
-    import pandas as pd
     import pyarrow as pa
 
     from annotate_transformer.store.restricted import distinct
 
-    if isinstance(answer, pd.DataFrame):
+    if not isinstance(answer, pa.Table | pa.RecordBatchReader):
         answer = pa.Table.from_pandas(answer, preserve_index=False)
     schema = pa.schema(
         [

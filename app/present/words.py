@@ -2,13 +2,25 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from annotate_transformer.store import names
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Row = Mapping[str, Any]
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value is None, NaN, NaT or NA, without pandas, which takes long to import.
+
+    A missing value differs from itself, and so does NA, whose comparison is NA.
+
+    >>> [is_missing(value) for value in (None, float("nan"), 0.0, "", "nan")]
+    [True, True, False, False, False]
+    """
+    return value is None or str(value != value) != "False"
 
 
 def visible(token: Any) -> str:
@@ -17,7 +29,7 @@ def visible(token: Any) -> str:
     >>> visible(" Ireland"), visible("\\n")
     ('·Ireland', '↵')
     """
-    if pd.isna(token):
+    if is_missing(token):
         return "—"
     shown = str(token).replace(" ", "·").replace("\n", "↵").replace("\t", "⇥")
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
@@ -34,7 +46,7 @@ def in_text(token: Any, characters: Any) -> str:
     >>> in_text(" Ireland", " Ireland"), in_text("\\\\xce", "α"), in_text("\\\\xce", None)
     ('·Ireland', 'α‹\\\\xce›', '\\\\xce')
     """
-    if pd.isna(token) or pd.isna(characters) or not characters or not PIECE.search(str(token)):
+    if is_missing(token) or is_missing(characters) or not characters or not PIECE.search(str(token)):
         return visible(token)
     return visible(token) if token == characters else f"{visible(characters)}‹{visible(token)}›"
 
@@ -43,7 +55,7 @@ def next_in_text(row: Row, prefix: str = "") -> str:
     """Return a row's visible next token; if it is a part of a character, the whole character comes first."""
     names = ("next_token", f"{prefix}text", f"{prefix}after")
     token, text, after = (row.get(name) for name in names)  # type: Any, Any, Any
-    if pd.isna(token) or pd.isna(text) or pd.isna(after) or not (piece := PIECE.search(str(token))):
+    if is_missing(token) or is_missing(text) or is_missing(after) or not (piece := PIECE.search(str(token))):
         return visible(token)
     # A token that starts with a UTF-8 byte from 0x80 to 0xbf continues a character of the token before it.
     goes_on = piece.start() == 0 and str(token)[2] in "89ab"
@@ -68,7 +80,7 @@ def one_line(text: str | None) -> str:
 
 def signed(value: float | None, digits: int = 3) -> str:
     """Return a number with its sign, or a dash if the number is missing."""
-    return "—" if pd.isna(value) else f"{value:+.{digits}f}"
+    return "—" if is_missing(value) else f"{value:+.{digits}f}"
 
 
 def closeness(error: float) -> str:
@@ -96,9 +108,9 @@ def ranged(row: Row, name: str) -> str:
     '0.750 (0.41 to 1.00)'
     """
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    if pd.isna(value):
+    if is_missing(value):
         return "—"
-    interval = "no interval" if pd.isna(low) else f"{low:.2f} to {high:.2f}"
+    interval = "no interval" if is_missing(low) else f"{low:.2f} to {high:.2f}"
     return f"{value:.3f} ({interval})"
 
 
@@ -108,7 +120,7 @@ def give_or_take(value: float, margin: float, digits: int = 3) -> str:
     >>> give_or_take(0.61234, 0.2), give_or_take(0.61234, float("nan"))
     ('+0.612 ± 0.200', '+0.612 ± —')
     """
-    return f"{signed(value, digits)} ± {'—' if pd.isna(margin) else f'{margin:.{digits}f}'}"
+    return f"{signed(value, digits)} ± {'—' if is_missing(margin) else f'{margin:.{digits}f}'}"
 
 
 def p_value(value: float) -> str:
@@ -117,7 +129,7 @@ def p_value(value: float) -> str:
     >>> p_value(0.02857), p_value(0.00005)
     ('0.029', '< 0.001')
     """
-    if pd.isna(value):
+    if is_missing(value):
         return "—"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
@@ -125,7 +137,7 @@ def p_value(value: float) -> str:
 def of_classes(row: Row) -> str:
     """Return a score's numbers of held-out prompts, such as `5 + 7`: 5 with the head active, 7 inactive."""
     counts = row["active_prompts"], row["inactive_prompts"]
-    return "—" if any(map(pd.isna, counts)) else " + ".join(str(int(count)) for count in counts)
+    return "—" if any(map(is_missing, counts)) else " + ".join(str(int(count)) for count in counts)
 
 
 def yes_or_no(value: Any) -> str:
@@ -134,7 +146,7 @@ def yes_or_no(value: Any) -> str:
     >>> yes_or_no(True), yes_or_no(None)
     ('yes', '—')
     """
-    return "—" if pd.isna(value) else "yes" if value else "no"
+    return "—" if is_missing(value) else "yes" if value else "no"
 
 
 def architecture(row: Row) -> str:
@@ -151,7 +163,7 @@ def architecture(row: Row) -> str:
         order if order == "ALiBi" else f"{order} position embeddings",
         f"{heads} heads with {counted(shared, 'key-value head')}" if shared != heads else "",
         f"{row['activation']}{' with a gate' if row['is_gated'] else ''}",
-        "" if pd.isna(row["logit_cap"]) else f"logits capped at ±{row['logit_cap']:g}",
+        "" if is_missing(row["logit_cap"]) else f"logits capped at ±{row['logit_cap']:g}",
     ]
     return f"{row['family']}: {', '.join(filter(None, found))}"
 
@@ -162,7 +174,7 @@ def before_cap(cap: Any) -> str:
     >>> before_cap(30.0)
     'The model caps its logits at ±30: the terms sum to the logit before the cap, probabilities come after.'
     """
-    if pd.isna(cap):
+    if is_missing(cap):
         return ""
     return (
         f"The model caps its logits at ±{cap:g}: the terms sum to the logit before the cap, probabilities "
@@ -172,7 +184,7 @@ def before_cap(cap: Any) -> str:
 
 def component_name(row: Row) -> str:
     """Return the name of a row's component, such as L3mlp or embed."""
-    return names.component_name(str(row["component"]), None if pd.isna(row["layer"]) else row["layer"])
+    return names.component_name(str(row["component"]), None if is_missing(row["layer"]) else row["layer"])
 
 
 # Explanations: rows of `Store.explanations` -------------------------------------------------------
@@ -180,23 +192,23 @@ def component_name(row: Row) -> str:
 
 def explained_by(row: Row) -> str:
     """Return the name of the language model that wrote the explanation, or `rules` if rules made it."""
-    return "rules" if pd.isna(row["language_model"]) else str(row["language_model"])
+    return "rules" if is_missing(row["language_model"]) else str(row["language_model"])
 
 
 def explanation_of(row: Row) -> str:
     """Return the explanation on one line, or the reason why there is no explanation."""
-    return one_line(f"none: {row['why_none']}" if pd.isna(row["text"]) else str(row["text"]))
+    return one_line(f"none: {row['why_none']}" if is_missing(row["text"]) else str(row["text"]))
 
 
 def score_or_why(row: Row) -> str:
     """Return the balanced accuracy with its interval or why it is missing; a dash if nothing is explained."""
-    unscored = pd.isna(row["balanced_accuracy"]) and pd.notna(row["text"])
+    unscored = is_missing(row["balanced_accuracy"]) and not is_missing(row["text"])
     return "none: no answer for a class" if unscored else ranged(row, "balanced_accuracy")
 
 
 def baseline_of(row: Row) -> str:
     """Return the baseline neurons' mean score with its interval, and the numbers of heads and neurons."""
-    if pd.isna(row["baseline"]):
+    if is_missing(row["baseline"]):
         return "—"
     heads = counted(int(row["baseline_heads"]), "head")
     neurons = counted(int(row["baseline_neurons"]), "neuron")
@@ -206,7 +218,7 @@ def baseline_of(row: Row) -> str:
 # Sentences beside tables --------------------------------------------------------------------------
 
 
-def beside_rotated(compositions: pd.DataFrame) -> str:
+def beside_rotated(compositions: "pd.DataFrame") -> str:
     """Return a sentence about the randomly rotated weights with which head compositions are compared."""
     if compositions.empty:
         return "A model of one layer has no composition of heads."
@@ -217,7 +229,7 @@ def beside_rotated(compositions: pd.DataFrame) -> str:
     )
 
 
-def correlated(companions: pd.DataFrame) -> str:
+def correlated(companions: "pd.DataFrame") -> str:
     """Return a sentence that says how large |r| becomes by chance, to show with a table of correlations."""
     if companions.empty:
         return "No other neuron or head varies over the sample, or the run is not finished."
