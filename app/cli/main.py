@@ -94,12 +94,21 @@ def _run(command: str) -> None:
         if isinstance(stream, TextIOWrapper):  # UTF-8: the terminal's encoding may lack characters of a token
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     from annotate_transformer.app.cli.program import program
-    from annotate_transformer.store.queries import plain
 
     try:
-        program(command)(plain(sys.argv[1:]))
+        program(command)(_words(command))
     finally:
         sys.stdout.flush()
+
+
+def _words(command: str) -> list[str]:
+    """Return the command line's words; bytes that are not UTF-8 are an error, but for `annotate doctor`."""
+    if command == "doctor":  # must start without DuckDB, which the store imports
+        return sys.argv[1:]
+    from annotate_transformer.store.queries import plain
+
+    words: list[str] = plain(sys.argv[1:])
+    return words
 
 
 def sentence_of(error: Exception, command: str, safe: str) -> str | None:

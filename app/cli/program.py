@@ -29,6 +29,7 @@ MODULES = {
     "ask.runs": ("runs", "stats", "compare", "export"),
     "sql": ("sql", "schema"),
     "browse": ("app",),
+    "doctor": ("doctor",),
 }
 
 
