@@ -1,5 +1,6 @@
 """The wheel carries all that a run needs, and nothing else; the sdist makes the same wheel."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,17 @@ def test_what_a_run_reads_is_inside(wheel: Path) -> None:
     texts = {f"{embedded}/corpus.jsonl", f"{embedded}/README.md", f"{MODEL}/README.md"}
     wanted = {SCHEMA} | EXAMPLES | queries | steps | tokenizer | texts
     assert wanted - installed_in(wheel) == set()
+
+
+def test_the_examples_are_read_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = "from annotate_transformer.app import example_queries as e; print(e.__file__, len(e.examples()))"
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split() == [f"{tmp_path}/{PACKAGE}/app/example_queries.py", str(len(EXAMPLES))]
 
 
 def test_the_schema_is_the_checkouts(wheel: Path) -> None:

@@ -22,6 +22,7 @@ DbToDescribe = Annotated[
     Path | None,
     typer.Option("--db", help=f"{_STORE[:-1]}, or a new, empty store].", **_DB),
 ]
+DbToRun = Annotated[Path | None, typer.Option("--db", help=f"{_STORE}.", **_DB)]
 File = Annotated[Path, typer.Argument(metavar="FILE", help=f"{_STORE}.", **_DB)]
 WrittenFile = Annotated[Path, typer.Argument(metavar="FILE", help=f"{_STORE}.", callback=tell_store, **_DB)]
 Run = Annotated[

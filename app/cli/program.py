@@ -27,7 +27,7 @@ MODULES = {
     "ask.interventions": ("ablate", "patch", "effects"),
     "ask.contrasts": ("contrasts",),
     "ask.runs": ("runs", "stats", "compare", "export"),
-    "sql": ("sql", "schema"),
+    "sql": ("sql", "examples", "schema"),
     "browse": ("app",),
     "doctor": ("doctor",),
 }

@@ -1,8 +1,8 @@
-"""The commands `annotate sql`, which runs SQL on a store, and `annotate schema`, which lists its views."""
+"""The commands `annotate sql`, `examples` and `schema`: SQL on a store, shipped queries, the views."""
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from annotate_transformer.app.cli.options import MOST_ROWS, Db, DbToDescribe
+from annotate_transformer.app.cli.options import MOST_ROWS, Db, DbToDescribe, DbToRun
 from annotate_transformer.app.cli.stopping import interrupting
-from annotate_transformer.app.example_queries import defaults
+from annotate_transformer.app.example_queries import defaults, example, files, title_of
 from annotate_transformer.app.present.console import Console
 from annotate_transformer.app.present.formats import FORMATS, check, of_file, write
 from annotate_transformer.app.present.words import counted
@@ -28,6 +28,7 @@ RESTRICTED_ROWS = 10_000
 BATCH = 16_384  # number of rows that are read and written together
 SQL_EXAMPLE = """Example: annotate sql "FROM neuron_contexts(3, 17) LIMIT 5" --db demo.duckdb"""
 SCHEMA_EXAMPLE = "Example: annotate schema positions"
+EXAMPLES_EXAMPLE = "Example: annotate examples induction-heads --db demo.duckdb"
 
 commands = typer.Typer(rich_markup_mode=None)
 err = Console(stderr=True, highlight=False)
@@ -37,6 +38,18 @@ Format = Annotated[
     typer.Option("--format", metavar="FORMAT", help=f"{', '.join(FORMATS)} [default: table]."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, max=MOST_ROWS, help=f"Max rows [default: {SHOWN} in a table, else all]."),
+]
+Param = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="Value of the parameter $NAME in the SQL: a number, null, or any text. A value in quotes is "
+        "always a text.",
+    ),
+]
 
 
 @commands.command(epilog=SQL_EXAMPLE)
@@ -51,18 +64,8 @@ def sql(
     ] = None,
     format: Format = None,
     as_json: Json = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, max=MOST_ROWS, help=f"Max rows [default: {SHOWN} in a table, else all]."),
-    ] = None,
-    param: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Value of the parameter $NAME in the SQL: a number, null, or any text. A value in quotes is "
-            "always a text.",
-        ),
-    ] = None,
+    limit: Limit = None,
+    param: Param = None,
     output: Annotated[
         Path | None, typer.Option(help="Write to this file; its suffix also chooses the format.")
     ] = None,
@@ -91,13 +94,69 @@ def sql(
     """
     chosen = _format(format, as_json, output)
     text = _query(query, file)
-    parameters = {name: _value(literal) for name, literal in defaults(text).items()}
-    parameters |= dict(_parameter(item) for item in param or [])
-    limit = limit or (SHOWN if chosen == "table" else None)
     ask = _restricted if restricted else _ask
     with _opened(output, db) as out:
-        check(chosen, out)
-        rows, cut = ask(db, text, parameters, chosen, limit, out, raw)
+        asked = _answer(db, text, param, chosen, limit, out, raw=raw, ask=ask)
+    _say_what_is_missing(text, *asked)
+
+
+@commands.command(epilog=EXAMPLES_EXAMPLE)
+def examples(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Run this query; its number alone will do.")
+    ] = None,
+    db: DbToRun = None,
+    format: Format = None,
+    as_json: Json = False,
+    limit: Limit = None,
+    param: Param = None,
+) -> None:
+    """List the example queries that come with the program, or run one of them.
+
+    `annotate examples` lists them with their titles. Each has default values for its parameters, which
+    --param replaces; the SQL itself is in `examples/queries` and on the page SQL of `annotate app`.
+    """
+    chosen = _format(format, as_json, None)
+    if name is None:
+        check(chosen, sys.stdout.buffer)
+        write(_listed(), chosen, sys.stdout.buffer)
+        return
+    text = example(name)
+    if db is None:
+        raise typer.BadParameter("it names the store in which a query is run", param_hint="--db")
+    with _opened(None, db) as out:
+        asked = _answer(db, text, param, chosen, limit, out)
+    _say_what_is_missing(text, *asked)
+
+
+def _listed() -> "pa.Table":
+    import pyarrow as pa
+
+    titles = {name: title_of(file.read_text(encoding="utf-8")) for name, file in files().items()}
+    return pa.table({"name": [*titles], "title": [*titles.values()]})
+
+
+def _answer(
+    db: Path,
+    text: str,
+    param: list[str] | None,
+    format: str,
+    limit: int | None,
+    out: BinaryIO,
+    *,
+    raw: bool = False,
+    ask: "Ask | None" = None,
+) -> "Asked":
+    """Run a query with its parameters, and write the answer to `out`."""
+    parameters = {name: _value(literal) for name, literal in defaults(text).items()}
+    parameters |= dict(_parameter(item) for item in param or [])
+    check(format, out)
+    limit = limit or (SHOWN if format == "table" else None)
+    return (ask or _ask)(db, text, parameters, format, limit, out, raw)
+
+
+def _say_what_is_missing(text: str, rows: int, cut: bool) -> None:
+    """Print why an answer may have no rows, or that it has more rows."""
     if rows == 0:
         err.print(f"No rows.{_why_none(text)}", soft_wrap=True)
     if cut:
@@ -139,6 +198,7 @@ def _why_none(query: str) -> str:
 # Asking -------------------------------------------------------------------------------------------
 
 Asked = tuple[int, bool]  # (number of rows written, whether the query has more rows)
+Ask = Callable[[Path, str, dict[str, Any], str, int | None, BinaryIO, bool], Asked]
 
 
 def _ask(
