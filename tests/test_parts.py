@@ -412,6 +412,8 @@ def test_killed_in_its_commit_and_resumed(
     result = annotate(*command, folder=tmp_path)
     assert (result.status, "Traceback" in result.err) == (0, False), result.err
     assert "Run 1, part 2 of 3" in result.out
+    told = annotate("doctor", "--db", db.name, folder=tmp_path).out
+    assert "ok      run 1: part 2 of 3, " in told and "`annotate merge` makes one run of all parts." in told
     found = table_differences(three[1], db)
     # another name of the model and of the thread count
     assert {*found} <= {"part", "model", "checksum", "corpus"}, found

@@ -275,17 +275,15 @@ def _store(file: Path | None) -> Iterator[Line]:
     if file is None and (file := _named()) is None:
         yield Line("store", OK, f"none was checked, because neither --db, {VARIABLE} nor {FILE} names one.")
         return
-    from annotate_transformer import store
+    from annotate_transformer.app.cli.ask.runs import current_runs
     from annotate_transformer.store.database import SCHEMA_VERSION
-    from annotate_transformer.store.writer import status
 
-    with store.open(file) as s:
-        runs = s.runs().to_dict("records")
+    runs = current_runs(file).to_dict("records")
     size = file.stat().st_size / 1e6
     yield Line(f"store {file}", OK, f"schema version {SCHEMA_VERSION}, {size:,.1f} MB, {len(runs)} runs.")
     for run in runs:
         name, of = f"run {run['run_id']}", f"{run['tokens']:,} tokens of {run['model']}"
-        yield Line(name, *_of_status(status(file, str(run["status"])), of))
+        yield Line(name, *_of_status(run["status"], of))
     yield _verified(file)
 
 
@@ -297,6 +295,8 @@ def _named() -> Path | None:
 def _of_status(status: str, of: str) -> tuple[str, str]:
     if status == "finished":
         return OK, f"finished, {of}."
+    if status.startswith("part ") and "," not in status:
+        return OK, f"{status}, {of}. `annotate merge` makes one run of all parts."
     if status == "running":
         return NOTE, f"an ingest is at work, {of} so far."
     return NOTE, f"{status}, {of}. The same `annotate ingest` resumes it."

@@ -1,7 +1,7 @@
 """The commands about whole runs: `annotate runs`, `stats`, `compare` and `export`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from annotate_transformer.app.present.printed import (
 )
 from annotate_transformer.app.present.words import architecture
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 commands = typer.Typer(rich_markup_mode=None)
 STRONGEST = "FROM {} WHERE run_id = $run ORDER BY mean_abs_effect DESC LIMIT $k"
 
@@ -25,6 +28,18 @@ STRONGEST = "FROM {} WHERE run_id = $run ORDER BY mean_abs_effect DESC LIMIT $k"
 @commands.command(epilog="Example: annotate runs --db demo.duckdb")
 def runs(db: Db, as_json: Json = False) -> None:
     """List the runs in the store."""
+    found = current_runs(db)
+    if as_json:
+        dump(records(found))
+    elif found.empty:
+        err.print(f"No rows: {db} has no run yet. `annotate ingest … --db {db}` makes one.", markup=False)
+    else:
+        title = f"Runs of {db}; special tokens (BOS …) are left out of lists and statistics"
+        print_table(title, found, columns.RUNS)
+
+
+def current_runs(db: Path) -> "pd.DataFrame":
+    """Return the rows of the view `runs`, with each run's current status: which part it is, or unfinished."""
     from annotate_transformer import store
     from annotate_transformer.store.writer import status
 
@@ -34,13 +49,7 @@ def runs(db: Db, as_json: Json = False) -> None:
     for part in parts.itertuples():
         left = "" if part.is_complete else ", " + found.status[found.run_id == part.run_id].iloc[0]
         found.loc[found.run_id == part.run_id, "status"] = f"part {part.part} of {part.parts}{left}"
-    if as_json:
-        dump(records(found))
-    elif found.empty:
-        err.print(f"No rows: {db} has no run yet. `annotate ingest … --db {db}` makes one.", markup=False)
-    else:
-        title = f"Runs of {db}; special tokens (BOS …) are left out of lists and statistics"
-        print_table(title, found, columns.RUNS)
+    return found
 
 
 @commands.command(epilog="Example: annotate stats --db demo.duckdb")
