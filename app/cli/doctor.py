@@ -276,11 +276,14 @@ def _store(file: Path | None) -> Iterator[Line]:
         yield Line("store", OK, f"none was checked, because neither --db, {VARIABLE} nor {FILE} names one.")
         return
     from annotate_transformer.app.cli.ask.runs import current_runs
+    from annotate_transformer.app.present.words import counted
     from annotate_transformer.store.database import SCHEMA_VERSION
 
     runs = current_runs(file).to_dict("records")
     size = file.stat().st_size / 1e6
-    yield Line(f"store {file}", OK, f"schema version {SCHEMA_VERSION}, {size:,.1f} MB, {len(runs)} runs.")
+    yield Line(
+        f"store {file}", OK, f"schema version {SCHEMA_VERSION}, {size:,.1f} MB, {counted(len(runs), 'run')}."
+    )
     for run in runs:
         name, of = f"run {run['run_id']}", f"{run['tokens']:,} tokens of {run['model']}"
         yield Line(name, *_of_status(run["status"], of))
