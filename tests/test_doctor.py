@@ -66,7 +66,8 @@ def run(missing: str, *words: str, path: Path | None = None) -> subprocess.Compl
     """Run `annotate doctor` in a process of its own in which modules are missing."""
     environment = os.environ | ({"PYTHONPATH": str(path)} if path else {})
     command = [sys.executable, "-c", RUN, missing, *words]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    # In `path`: a checkout in which a wheel was built has metadata of the package, which would come first.
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=path)
 
 
 @pytest.mark.parametrize(
