@@ -38,7 +38,7 @@ PLAIN = Settings(
 KINDS = {
     "plain": PLAIN,
     "lens": replace(PLAIN, lens=True),
-    "all": replace(PLAIN, keep_neurons=None, keep_sources=None, samples=20),
+    "all": replace(PLAIN, keep_neurons=None, keep_sources=None, samples=20, lens=True),
     "stride and bos": replace(PLAIN, stride=7, bos=True, limit_tokens=901, first_in_lists=True),
 }
 OPTIONS = (
@@ -112,6 +112,7 @@ def plan_of(model: Model, text: Path, settings: Settings, file: Path | None = No
 # The plan
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_has_the_shards_that_an_ingest_writes(
     kind: str, model: Model, text: Path, whole: Callable[[str], Path]
@@ -204,13 +205,13 @@ def test_a_file_that_is_no_plan_is_refused(content: str, model: Model, text: Pat
 # The parts, and one store of them
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("kind", "parts"),
     [
-        *(("plain", 5), ("plain", 1), ("plain", 2), ("lens", 2), ("lens", 5), ("lens", None)),
-        *(("all", 2), ("all", 5), ("all", None)),
-        *(("stride and bos", 2), ("stride and bos", None), ("plain", None)),
+        *(("plain", 5), ("plain", 1), ("plain", 2), ("plain", None)),
+        *(("all", 2), ("all", 5), ("all", None), ("lens", 2)),
+        *(("stride and bos", 2), ("stride and bos", None), ("lens", 5), ("lens", None)),
     ],
 )
 def test_parts_make_the_store_that_one_process_makes(
@@ -233,6 +234,7 @@ def test_parts_make_the_store_that_one_process_makes(
     assert_sound(db)
 
 
+@pytest.mark.soak
 def test_a_changed_value_is_a_difference(
     three: list[Path], whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
