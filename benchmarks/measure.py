@@ -24,6 +24,8 @@ from annotate_transformer.ingest.corpus.windows import Cursor, Window, Windowing
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import EMBEDDED, resolve
 from annotate_transformer.ingest.run.pipeline import RunReport, ingest
+from annotate_transformer.ingest.run.provenance import processor
+from annotate_transformer.ingest.run.run_summary import RunSummary
 from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.run.survey import survey
 
@@ -147,6 +149,13 @@ def annotated(corpus: str, model: Model, db: Path, settings: Settings) -> tuple[
     return report, spent
 
 
+def empty_summary(model: Model, settings: Settings, positions: int) -> RunSummary:
+    """Return the summary of a run of `positions` positions; the settings must come from `with_sizes`."""
+    assert settings.top and settings.samples is not None, "settings from `with_sizes`"
+    shape = (model.n_layers, model.d_mlp, model.n_heads)
+    return RunSummary(*shape, positions, settings.top, settings.samples, settings.seed, False)
+
+
 def multiplications(model: Model, sources: float) -> tuple[float, float]:
     """Return how many multiplications all blocks and the unembedding need for one position.
 
@@ -169,16 +178,8 @@ def print_head(subject: str) -> None:
     """Print what was measured, and a line with the machine, the versions of libraries and the date."""
     memory = psutil.virtual_memory().total / 1e9
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    print(f"{subject}.\n{_processor()}, {os.cpu_count()} cores, {memory:.0f} GB; {platform.system()}, "
+    print(f"{subject}.\n{processor('cpu')}, {os.cpu_count()} cores, {memory:.0f} GB; {platform.system()}, "
           f"Python {platform.python_version()}, {libraries}; {date.today()}.\n")  # fmt: skip
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def percentiles(taken: Sequence[float]) -> tuple[float, float]:

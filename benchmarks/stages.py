@@ -27,7 +27,16 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.run import rows
 from annotate_transformer.ingest.run.run_summary import RunSummary
 from annotate_transformer.ingest.run.settings import Settings
-from benchmarks.measure import about, first_windows, gguf_file, parser_of, print_head, print_table, subject
+from benchmarks.measure import (
+    about,
+    empty_summary,
+    first_windows,
+    gguf_file,
+    parser_of,
+    print_head,
+    print_table,
+    subject,
+)
 
 STAGES = {  # for each stage, in the order of a batch: the functions whose time is counted, with their owners
     "blocks": [(Model, "forward")],
@@ -100,10 +109,7 @@ def main() -> None:
 
 def _annotating(model: Model, settings: Settings) -> Callable[[Batch], None]:
     """Return a function that does what an ingest does with a batch, without the database."""
-    tokens, samples = settings.limit_tokens or 0, settings.samples
-    summary = RunSummary(
-        model.n_layers, model.d_mlp, model.n_heads, tokens, settings.top, samples, settings.seed, False
-    )
+    summary = empty_summary(model, settings, settings.limit_tokens or 0)
     keep = Keep(settings.keep_neurons, settings.keep_sources)
 
     def annotate(batch: Batch) -> None:

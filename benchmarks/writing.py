@@ -27,15 +27,22 @@ from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.corpus.windows import Cursor, batches
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
-from annotate_transformer.ingest.run.provenance import provenance_of
+from annotate_transformer.ingest.run.provenance import provenance_of, vocabulary_of
 from annotate_transformer.ingest.run.rows import Identity
-from annotate_transformer.ingest.run.run_summary import RunSummary
 from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.run.shard import COUNTS, Shard, ShardWriter
 from annotate_transformer.ingest.run.survey import survey_with
 from annotate_transformer.ingest.run.workers import Annotated, Annotator
 from annotate_transformer.store.writer import Provenance, Vocabulary, Writer
-from benchmarks.measure import about, first_windows, parser_of, print_head, print_table, subject
+from benchmarks.measure import (
+    about,
+    empty_summary,
+    first_windows,
+    parser_of,
+    print_head,
+    print_table,
+    subject,
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def _prepared(options: argparse.Namespace, model: Model) -> Prepared:
     with Corpus([options.corpus]) as documents:
         surveyed = survey_with(documents, tokenizer, settings, model.checkpoint.name)
         provenance = provenance_of(documents, surveyed.scan, model, tokenizer, settings)
-    summary = _summary(model, settings, options.tokens)
+    summary = empty_summary(model, settings, options.tokens)
     annotate = Annotator(model, settings.keep, Identity(1, 0, 0), summary.sample.chosen)
     windows, parts = first_windows(options.corpus, model, options.tokens, settings.context), []
     for batch in batches(windows, settings.batch_tokens):
@@ -95,17 +102,10 @@ def _prepared(options: argparse.Namespace, model: Model) -> Prepared:
         for part in found:
             summary.absorb(part.summaries)
         parts += found
-    vocabulary = Vocabulary(tokenizer.vocabulary(), tokenizer.special_ids.tolist(), tokenizer.spells)
     folder = str(model.checkpoint.folder)
-    return Prepared(folder, settings, provenance, vocabulary, parts, options.tokens, options.shards)
-
-
-def _summary(model: Model, settings: Settings, positions: int) -> RunSummary:
-    assert settings.top and settings.samples is not None
-    return RunSummary(
-        model.n_layers, model.d_mlp, model.n_heads, positions, settings.top, settings.samples, settings.seed,
-        False,
-    )  # fmt: skip
+    return Prepared(
+        folder, settings, provenance, vocabulary_of(tokenizer), parts, options.tokens, options.shards
+    )
 
 
 def _together(folder: Path, count: int) -> float:
@@ -128,7 +128,7 @@ def _write(folder: Path, name: str, core: int) -> Written:
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
     prepared: Prepared = pickle.loads((folder / "prepared").read_bytes())
     model = Model(resolve(prepared.model), device="cpu")
-    summary = _summary(model, prepared.settings, prepared.positions * prepared.shards)
+    summary = empty_summary(model, prepared.settings, prepared.positions * prepared.shards)
     special_ids, rows = Tokenizer(model.tokenizer).special_ids, 0
     with Writer(folder / f"{name}.duckdb") as writer:
         begun = writer.begin(prepared.provenance, prepared.vocabulary, fresh=False)

@@ -388,7 +388,7 @@ class Writer:
         tables: dict[str, pa.Table | Iterable[pa.Table]],
         *,
         merge: bool = True,
-        copied: "Copied | None" = None,
+        copied: Copied | None = None,
         **key: Any,
     ) -> None:
         """Write the rows of a shard, a model or a neuron in one transaction, with the row that records them.

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from annotate_transformer.ingest.errors import SettingsError
-from annotate_transformer.ingest.run.run_summary import NONE, RunSummary, samples_by_unit
+from annotate_transformer.ingest.run.run_summary import NONE, RunSummary
+from annotate_transformer.ingest.run.shard import finish_run
 from annotate_transformer.store.database import connection
 from annotate_transformer.store.location import located
 from annotate_transformer.store.parts import Copy, StoredPart, differences, read_part
@@ -68,7 +69,7 @@ def merge(
             watch(number, len(parts))
             merging.add(part, is_first=number == 0)
         watch(len(parts), len(parts))
-        merging.finish()
+        finish_run(writer, merging.summary, begun)
     return MergeReport(begun.run_id, "finished", tokens, len(parts), len(parts) - done, notes)
 
 
@@ -103,12 +104,6 @@ class _Merging:
         tables: dict[str, Any] = {"top_candidate": (rows for _, rows in candidates)}
         tables |= self.summary.statistics_tables(run_id)
         self.writer.commit(tables, merge=False, copied=copied, run_id=run_id)
-
-    def finish(self) -> None:
-        run_id = self.begun.run_id
-        lists = self.summary.list_entries(run_id, self.begun.first_position_id)
-        samples = (samples_by_unit(rows, run_id) for rows in self.writer.samples(run_id))
-        self.writer.finish(run_id, samples, lists)
 
 
 def _distinct(files: Sequence[Path], path: str | Path) -> Sequence[Path]:

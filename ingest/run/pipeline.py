@@ -22,11 +22,11 @@ from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.run.memory import give_memory_back, memory_from_system
 from annotate_transformer.ingest.run.plan import Part, PartOf, check_alone, check_same_part, plan_for
 from annotate_transformer.ingest.run.progress import Progress
-from annotate_transformer.ingest.run.provenance import difference, provenance_of
+from annotate_transformer.ingest.run.provenance import difference, provenance_of, vocabulary_of
 from annotate_transformer.ingest.run.run import Run
 from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.ingest.run.survey import Survey, survey_with
-from annotate_transformer.store.writer import Begun, Vocabulary, Writer
+from annotate_transformer.store.writer import Begun, Writer
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ def ingest(
         settings = settings.with_sizes(survey.positions, model)
         provenance = provenance_of(corpus, survey.scan, model, tokenizer, settings)
         equal_weights = writer.equal_weights(model.provenance)
-        vocabulary = Vocabulary(tokenizer.vocabulary(), tokenizer.special_ids.tolist(), tokenizer.spells)
-        begun = writer.begin(provenance, vocabulary, fresh=fresh)
+        begun = writer.begin(provenance, vocabulary_of(tokenizer), fresh=fresh)
         check_same_part(begun, chosen, path)
         check_alone(writer, provenance, chosen)
         done = 0 if begun.last_shard is None else int(begun.last_shard["positions"])
@@ -127,6 +126,5 @@ def stored(corpus: Corpus, model: Model, path: str, settings: Settings) -> Begun
     survey = survey_with(corpus, tokenizer, settings, model.checkpoint.name)
     settings = settings.with_sizes(survey.positions, model)
     provenance = provenance_of(corpus, survey.scan, model, tokenizer, settings)
-    vocabulary = Vocabulary(tokenizer.vocabulary(), tokenizer.special_ids.tolist(), tokenizer.spells)
     with Writer(path) as writer:
-        return writer.begin(provenance, vocabulary, fresh=False)
+        return writer.begin(provenance, vocabulary_of(tokenizer), fresh=False)

@@ -13,7 +13,7 @@ from annotate_transformer.ingest.corpus.sources import Corpus, Scan
 from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.run.settings import Settings
-from annotate_transformer.store.writer import Provenance, Writer
+from annotate_transformer.store.writer import Provenance, Vocabulary, Writer
 
 LIBRARIES = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "duckdb")
 
@@ -37,6 +37,10 @@ def provenance_of(
         processing=model.processing,
         hf_difference=model.hf_difference,
     )
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    return Vocabulary(tokenizer.vocabulary(), tokenizer.special_ids.tolist(), tokenizer.spells)
 
 
 @cache

@@ -12,9 +12,9 @@ from annotate_transformer.ingest.run.memory import give_memory_back
 from annotate_transformer.ingest.run.plan import Part
 from annotate_transformer.ingest.run.progress import Progress
 from annotate_transformer.ingest.run.rows import Identity
-from annotate_transformer.ingest.run.run_summary import NONE, RunSummary, samples_by_unit
+from annotate_transformer.ingest.run.run_summary import NONE, RunSummary
 from annotate_transformer.ingest.run.settings import Settings
-from annotate_transformer.ingest.run.shard import Shard, ShardWriter, cursor_of
+from annotate_transformer.ingest.run.shard import Shard, ShardWriter, cursor_of, finish_run
 from annotate_transformer.ingest.run.survey import Survey
 from annotate_transformer.ingest.run.workers import Annotator, Workers, workers_for
 from annotate_transformer.store.writer import Begun, Writer
@@ -159,7 +159,4 @@ class Run:
         """
         self._check_corpus()
         with self.progress.timed("finish"):
-            run_id = self.begun.run_id
-            lists = self.summary.list_entries(run_id, self.identity.position_id)
-            samples = (samples_by_unit(rows, run_id) for rows in self.writer.samples(run_id))
-            self.writer.finish(run_id, samples, lists)
+            finish_run(self.writer, self.summary, self.begun)

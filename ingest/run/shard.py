@@ -18,7 +18,7 @@ from annotate_transformer.ingest.run.directions import layer_biases, neuron_dire
 from annotate_transformer.ingest.run.plan import Part
 from annotate_transformer.ingest.run.provenance import processor
 from annotate_transformer.ingest.run.rows import Identity
-from annotate_transformer.ingest.run.run_summary import RunSummary
+from annotate_transformer.ingest.run.run_summary import RunSummary, samples_by_unit
 from annotate_transformer.ingest.run.storable import check_storable
 from annotate_transformer.ingest.run.waiting import WaitingRows
 from annotate_transformer.ingest.run.workers import Annotated
@@ -179,6 +179,13 @@ def part_record(part: Part, begun: Begun) -> dict[str, Any]:
         "positions": part.positions,
         "plan_sha256": part.plan_sha256,
     }
+
+
+def finish_run(writer: Writer, summary: RunSummary, begun: Begun) -> None:
+    """Store the final top-k lists and samples of all neurons and heads, and mark the run as finished."""
+    lists = summary.list_entries(begun.run_id, begun.first_position_id)
+    samples = (samples_by_unit(rows, begun.run_id) for rows in writer.samples(begun.run_id))
+    writer.finish(begun.run_id, samples, lists)
 
 
 def _is_for_rewriting(number: int) -> bool:
