@@ -12,13 +12,14 @@ import resource
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import duckdb
 from filelock import Timeout
 
+from annotate_transformer.store.elsewhere.place import Elsewhere, Place, place
 from annotate_transformer.store.errors import (
     DamagedStore,
     DiskFull,
@@ -106,7 +107,7 @@ HELD = ("lock on file", "different configuration", "Unique file handle conflict"
 
 @contextmanager
 def connection(
-    path: str | Path,
+    path: str | Place,
     *,
     read_only: bool,
     wait: float = WAIT_SECONDS,
@@ -120,6 +121,12 @@ def connection(
         StoreBusy: another process had the file open for `wait` seconds.
         DiskFull, OutOfMemory: there was too little disk space or memory; committed data is safe.
     """
+    if isinstance(path, Elsewhere):
+        if not read_only:
+            raise path.refusal()
+        with damage_as_sentence(path), no_room_as_sentence(path), closing(path.connect()) as con:
+            yield con
+        return
     if read_only:
         _check_there(path)
     path = Path(path)
@@ -156,8 +163,8 @@ class Reading:
     Opening the file takes longer than most queries. Threads share the open file; each has its own `cursor`.
     """
 
-    def __init__(self, path: str | Path, wait: float) -> None:
-        self.path, self.wait = Path(path), wait
+    def __init__(self, path: str | Place, wait: float) -> None:
+        self.path, self.wait = place(path), wait
         self._changed = threading.Condition()
         self._con: duckdb.DuckDBPyConnection | None = None
         self._users, self._free_since = 0, 0.0
@@ -174,12 +181,8 @@ class Reading:
             if wanted and self._changed.wait_for(lambda: not self._users, TURN_SECONDS):
                 self._close()
             if self._con is None:
-                self._con, self.known = connect(self.path, self.wait), {}
-                self._turn, self._is_attached = turn_lock(self.path), _is_ambiguous(located(self.path))
-                threading.Thread(target=self._close_when_idle, args=(self._con,), daemon=True).start()
-            cursor = self._con.cursor()
-            if self._is_attached:
-                cursor.execute("USE store")  # a cursor does not inherit the connection's default database
+                self._open()
+            cursor = self._cursor()
             self._users += 1
         broken = False
         try:
@@ -196,10 +199,26 @@ class Reading:
                     self._close()
                 self._changed.notify_all()
 
+    def _open(self) -> None:
+        self._con, self.known = connect(self.path, self.wait), {}
+        if not isinstance(self.path, Elsewhere):  # elsewhere no writer waits
+            self._turn, self._is_attached = turn_lock(self.path), _is_ambiguous(located(self.path))
+            threading.Thread(target=self._close_when_idle, args=(self._con,), daemon=True).start()
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        """Return a cursor of the open connection, which does not inherit the default database."""
+        assert self._con is not None
+        cursor = self._con.cursor()
+        if isinstance(self.path, Elsewhere):
+            cursor.execute(f"USE {self.path.database}")
+        elif self._is_attached:
+            cursor.execute("USE store")
+        return cursor
+
     def _is_wanted(self) -> bool:
         """Return whether a writer waits for the file; the result of a check is reused for AGO_SECONDS."""
         now = time.monotonic()
-        if now >= self._looked + AGO_SECONDS:
+        if now >= self._looked + AGO_SECONDS and not isinstance(self.path, Elsewhere):
             self._looked, self._wanted = now, is_taken(self._turn)
         return self._wanted
 
@@ -228,8 +247,10 @@ class Reading:
                     self._close()
 
 
-def connect(path: str | Path, wait: float = WAIT_SECONDS) -> duckdb.DuckDBPyConnection:
+def connect(path: str | Place, wait: float = WAIT_SECONDS) -> duckdb.DuckDBPyConnection:
     """Return a read-only connection, which the caller must close; raise the same errors as `connection`."""
+    if isinstance(path, Elsewhere):
+        return path.connect()
     _check_there(path)
     path = Path(path)
     with damage_as_sentence(path), no_room_as_sentence(path), _turn(path, True, wait):
@@ -465,7 +486,7 @@ def _names_damage(error: BaseException) -> bool:
     return any(sign in text for sign in DAMAGE)
 
 
-def _damaged(path: Path, error: BaseException) -> DamagedStore:
+def _damaged(path: Place, error: BaseException) -> DamagedStore:
     first_line = str(error).splitlines()[0]
     if not _names_damage(error):
         return DamagedStore(
@@ -480,7 +501,7 @@ def _damaged(path: Path, error: BaseException) -> DamagedStore:
 
 
 @contextmanager
-def damage_as_sentence(path: Path) -> Iterator[None]:
+def damage_as_sentence(path: Place) -> Iterator[None]:
     """Context manager: raise DamagedStore instead of DuckDB's errors about a corrupt file."""
     try:
         yield
@@ -496,7 +517,7 @@ def is_disk_full(error: BaseException) -> bool:
     return any(sign in text for sign in ("No space left", "Disk full", "File too large", "disk quota"))
 
 
-def _disk_full(path: Path) -> DiskFull:
+def _disk_full(path: Place) -> DiskFull:
     return DiskFull(
         f"The disk under {path} is full. What was committed is safe: make room and run the same "
         "command again, which resumes there."
@@ -504,7 +525,7 @@ def _disk_full(path: Path) -> DiskFull:
 
 
 @contextmanager
-def no_room_as_sentence(path: Path) -> Iterator[None]:
+def no_room_as_sentence(path: Place) -> Iterator[None]:
     """Context manager: raise OutOfMemory or DiskFull instead of DuckDB's errors about memory or the disk."""
     try:
         yield

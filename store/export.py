@@ -7,6 +7,7 @@ import duckdb
 
 from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.database import WAIT_SECONDS, connection, is_disk_full
+from annotate_transformer.store.elsewhere.place import Place
 from annotate_transformer.store.errors import AnnotateError, BadQuestion, DiskFull, one_of
 from annotate_transformer.store.queries import literal, named, schema, statement
 from annotate_transformer.store.whole import whole
@@ -25,7 +26,7 @@ OWNERS = ("run", "model", "corpus")
 
 
 def export_run(
-    path: str | Path,
+    path: str | Place,
     run: int,
     folder: str | Path,
     format: str = "parquet",

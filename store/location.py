@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from annotate_transformer.store.elsewhere.place import Elsewhere, Place
 from annotate_transformer.store.errors import NotAStore
 
 LONGEST_SHOWN = 200  # maximum length of a file name in a message, in characters; a longer one is cut
@@ -42,12 +43,14 @@ SIGNATURES = (
 )
 
 
-def located(path: str | Path) -> Path:
+def located(path: str | Place) -> Path:
     """Return the absolute path of a file, with every link resolved; the file need not exist yet.
 
     Raises:
-        NotAStore: the path leads to a folder, pipe or device, or is not valid.
+        NotAStore: the path leads to a folder, pipe or device, or is not valid, or the store is elsewhere.
     """
+    if isinstance(path, Elsewhere):
+        raise path.refusal()
     name = shown(path)
     try:
         os.fspath(path).encode()
@@ -80,13 +83,13 @@ def _check_new(path: str | Path) -> None:
         )
 
 
-def shown(path: str | Path) -> str:
+def shown(path: str | Place) -> str:
     """Return a file name for use in a message; a very long name is shortened in the middle."""
     text, half = str(path), LONGEST_SHOWN // 2
     return text if len(text) <= LONGEST_SHOWN else f"{text[:half]}…{text[-half:]} ({len(text):,} characters)"
 
 
-def writers_lock(path: str | Path) -> FileLock:
+def writers_lock(path: str | Place) -> FileLock:
     """Return the lock that a writer of the file holds from its first query to its last commit."""
     return FileLock(f"{located(path)}.lock")
 

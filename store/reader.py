@@ -5,7 +5,6 @@ An answer is a DataFrame; its `attrs` say whether it is exact and which SQL quer
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -25,6 +24,7 @@ from annotate_transformer.store.computed import (
     score_frame,
 )
 from annotate_transformer.store.database import WAIT_SECONDS
+from annotate_transformer.store.elsewhere.place import Place
 from annotate_transformer.store.errors import (
     BadQuestion,
     NoInputs,
@@ -796,7 +796,7 @@ def _number(value: Any) -> float | None:
     return None if pd.isna(value) else float(value)
 
 
-def open(path: str | Path, *, wait: float = WAIT_SECONDS) -> Store:
+def open(path: str | Place, *, wait: float = WAIT_SECONDS) -> Store:
     """Open the store at `path` for reading.
 
     Raises:

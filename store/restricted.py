@@ -50,6 +50,7 @@ from annotate_transformer.store.database import (
     damage_as_sentence,
     is_damage,
 )
+from annotate_transformer.store.elsewhere.place import Place
 from annotate_transformer.store.errors import StoreError
 from annotate_transformer.store.location import located
 from annotate_transformer.store.queries import literal
@@ -135,7 +136,7 @@ class _Request:
 
 
 def restricted(
-    path: str | Path,
+    path: str | Place,
     query: str,
     parameters: dict[str, Any] | list[Any] | None = None,
     *,

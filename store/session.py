@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from html import escape
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from annotate_transformer.store.database import WAIT_SECONDS, Reading, connect, damage_as_sentence, is_damage
+from annotate_transformer.store.elsewhere.place import Place, place
 from annotate_transformer.store.errors import BadQuestion, NoModel, NoSuchRun
 from annotate_transformer.store.queries import named, plain
 from annotate_transformer.store.running import Runner
@@ -35,10 +35,10 @@ class Session:
     """
 
     def __init__(
-        self, path: str | Path, wait: float = WAIT_SECONDS, runner: Callable[[], Runner] | None = None
+        self, path: str | Place, wait: float = WAIT_SECONDS, runner: Callable[[], Runner] | None = None
     ) -> None:
         """`runner`: a function that returns a `Runner` for the runs' models; it is called at first use."""
-        self.path, self.wait, self._make_runner = Path(path), wait, runner
+        self.path, self.wait, self._make_runner = place(path), wait, runner
         self._reading = Reading(self.path, wait)
         self._here = threading.local()  # its `con` is the connection that `together` holds in this thread
         self.sql("SELECT 1")  # so that an error is raised now if the file is not a store

@@ -27,6 +27,7 @@ from annotate_transformer.store.catalogue import catalogue, tables_of
 from annotate_transformer.store.changes import change_of
 from annotate_transformer.store.checksum import FORGET_RUN, Change, kept
 from annotate_transformer.store.database import WAIT_SECONDS, connection
+from annotate_transformer.store.elsewhere.place import Elsewhere, Place
 from annotate_transformer.store.errors import EmptyStore, IngestRunning, NotAStore, StoreChanged
 from annotate_transformer.store.layout import (
     DOCUMENTS_A_CORPUS,
@@ -170,9 +171,9 @@ def check(path: str | Path) -> None:
         writer.unfinished()
 
 
-def status(path: str | Path, recorded: str) -> str:
+def status(path: str | Place, recorded: str) -> str:
     """Return a run's current status: `unfinished` if it is recorded as `running` but no ingest is active."""
-    stopped = recorded == "running" and not is_taken(writers_lock(path))
+    stopped = recorded == "running" and (isinstance(path, Elsewhere) or not is_taken(writers_lock(path)))
     return "unfinished" if stopped else recorded
 
 
@@ -232,7 +233,7 @@ class Writer:
         NotAStore: the file or its folder cannot be written, or the file has several names (hard links).
     """
 
-    def __init__(self, path: str | Path, wait: float = WAIT_SECONDS) -> None:
+    def __init__(self, path: str | Place, wait: float = WAIT_SECONDS) -> None:
         self.path, self.wait = located(path), wait
         self._lock = writers_lock(self.path)
         self._queries = _statements()

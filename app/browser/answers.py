@@ -20,6 +20,7 @@ import streamlit as st
 from annotate_transformer import store
 from annotate_transformer.app.browser import VARIABLE, conditions
 from annotate_transformer.store import Head, Neuron, Store
+from annotate_transformer.store.elsewhere.place import Place, place
 from annotate_transformer.store.notation import Expression
 from annotate_transformer.store.queries import composed, named, schema, sections
 from annotate_transformer.store.running import Runner
@@ -34,7 +35,7 @@ CONTEXTS, FIFTHS, TOKENS = 12, 5, 50
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
 
-_reading: ContextVar[Path | None] = ContextVar("_reading", default=None)
+_reading: ContextVar[Place | None] = ContextVar("_reading", default=None)
 
 
 @contextmanager
@@ -47,13 +48,13 @@ def reading(file: Path) -> Iterator[None]:
         _reading.reset(token)
 
 
-def path() -> Path:
+def path() -> Place:
     """Return the path of the store to query: the app's store, or the one set by `reading`."""
-    return _reading.get() or Path(os.environ.get(VARIABLE, "demo.duckdb"))
+    return _reading.get() or place(os.environ.get(VARIABLE, "demo.duckdb"))
 
 
-def _stamp(file: Path) -> tuple[int, int]:
-    found = file.stat() if file.exists() else None
+def _stamp(file: Place) -> tuple[int, int]:
+    found = file.stat() if isinstance(file, Path) and file.exists() else None
     return (found.st_mtime_ns, found.st_size) if found else (0, 0)
 
 
@@ -129,7 +130,7 @@ def weights(
         return {}
 
 
-def prompt(text: str, run: int) -> Path:
+def prompt(text: str, run: int) -> Place:
     """Annotate a prompt with the run's model; return the path of the temporary store with the results."""
     return _store(str(path())).prompt(text, run).path
 

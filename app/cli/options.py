@@ -1,28 +1,45 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from annotate_transformer.app.cli.defaults import FILE, VARIABLE, run_in_file, tell_store
 
+if TYPE_CHECKING:
+    from annotate_transformer.store.elsewhere.place import Place
+
+    OptionalPlace = Place | None
+else:
+    Place = OptionalPlace = Any  # Typer takes no unions
+
 MOST_ROWS = 10**9  # largest value of --limit
 
 # --db and --model are eager, that is, parsed before --run, whose default depends on them.
 _DB: dict[str, Any] = {"envvar": VARIABLE, "is_eager": True}
+
+
+def _place(address: str) -> Place:
+    """Return the place of a store that is only read."""
+    from annotate_transformer.store.elsewhere.place import place  # only now, because it imports DuckDB
+
+    return place(address)
+
+
 _STORE = f"The store, a DuckDB file [default: db in {FILE}]"
-Db = Annotated[Path, typer.Option("--db", help=f"{_STORE}.", **_DB)]
+_READ: dict[str, Any] = _DB | {"parser": _place, "metavar": "PATH"}
+Db = Annotated[Place, typer.Option("--db", help=f"{_STORE}.", **_READ)]
 WrittenDb = Annotated[Path, typer.Option("--db", help=f"{_STORE}.", callback=tell_store, **_DB)]
 NewDb = Annotated[
     Path,
     typer.Option("--db", help=f"{_STORE}; created if it does not exist.", callback=tell_store, **_DB),
 ]
 DbToDescribe = Annotated[
-    Path | None,
-    typer.Option("--db", help=f"{_STORE[:-1]}, or a new, empty store].", **_DB),
+    OptionalPlace,
+    typer.Option("--db", help=f"{_STORE[:-1]}, or a new, empty store].", **_READ),
 ]
-DbToRun = Annotated[Path | None, typer.Option("--db", help=f"{_STORE}.", **_DB)]
+DbToRun = Annotated[OptionalPlace, typer.Option("--db", help=f"{_STORE}.", **_READ)]
 File = Annotated[Path, typer.Argument(metavar="FILE", help=f"{_STORE}.", **_DB)]
 WrittenFile = Annotated[Path, typer.Argument(metavar="FILE", help=f"{_STORE}.", callback=tell_store, **_DB)]
 Run = Annotated[

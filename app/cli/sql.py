@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+    from annotate_transformer.store.elsewhere.place import Place
+
 SHOWN = 1000  # maximum number of rows that are printed as a table, unless --limit is given
 RESTRICTED_ROWS = 10_000
 BATCH = 16_384  # number of rows that are read and written together
@@ -137,7 +139,7 @@ def _listed() -> "pa.Table":
 
 
 def _answer(
-    db: Path,
+    db: "Place",
     text: str,
     param: list[str] | None,
     format: str,
@@ -202,7 +204,7 @@ Ask = Callable[[Path, str, dict[str, Any], str, int | None, BinaryIO, bool], Ask
 
 
 def _ask(
-    db: Path,
+    db: "Place",
     query: str,
     parameters: dict[str, Any],
     format: str,
@@ -266,7 +268,7 @@ class _First:
 
 
 def _restricted(
-    db: Path,
+    db: "Place",
     query: str,
     parameters: dict[str, Any],
     format: str,
@@ -341,13 +343,13 @@ def _value(text: str) -> int | float | str | None:
 
 
 @contextmanager
-def _opened(output: Path | None, db: Path) -> Iterator[BinaryIO]:
+def _opened(output: Path | None, db: "Place") -> Iterator[BinaryIO]:
     """Context manager: yield standard output, or a temporary file that is renamed to `output` at the end."""
     if output is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    if output.exists() and db.exists() and output.samefile(db):
+    if isinstance(db, Path) and output.exists() and db.exists() and output.samefile(db):
         raise AnnotateError(f"{output} is the store itself: choose another file for --output.")
     device = output.exists() and not output.is_file()
     beside = nullcontext(output) if device else whole(output)
@@ -378,7 +380,7 @@ def _writing(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _database(db: Path | None) -> Iterator["duckdb.DuckDBPyConnection"]:
+def _database(db: "Place | None") -> Iterator["duckdb.DuckDBPyConnection"]:
     import duckdb
 
     from annotate_transformer.store.database import connection, create

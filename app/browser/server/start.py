@@ -13,6 +13,7 @@ from typing import Any
 from annotate_transformer import store
 from annotate_transformer.app.browser import VARIABLE
 from annotate_transformer.app.browser.server.guard import NAMES, Guard
+from annotate_transformer.store.elsewhere.place import Place
 from annotate_transformer.store.errors import AnnotateError, EmptyStore
 
 HOST = "127.0.0.1"
@@ -23,7 +24,7 @@ class PortTaken(AnnotateError):
     """Another program listens on the port."""
 
 
-def start(db: Path, port: int, *, open_browser: bool) -> None:
+def start(db: Place, port: int, *, open_browser: bool) -> None:
     """Serve the app until Ctrl-C.
 
     Raises:
@@ -32,7 +33,7 @@ def start(db: Path, port: int, *, open_browser: bool) -> None:
     """
     _check(db)
     _check_free(port)
-    os.environ[VARIABLE] = str(db.resolve())
+    os.environ[VARIABLE] = str(db.resolve() if isinstance(db, Path) else db)
     import streamlit
     from starlette.middleware import Middleware
 
@@ -75,7 +76,7 @@ def _options(port: int) -> dict[str, Any]:
     }
 
 
-def _check(db: Path) -> None:
+def _check(db: Place) -> None:
     """Raise an error if there is no store at `db`. An empty store is allowed, because the pages report it."""
     with suppress(EmptyStore):
         store.open(db)

@@ -1,7 +1,6 @@
 """The commands `annotate position`, `expand`, `inputs` and `moved`, which split a value into its terms."""
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +19,7 @@ from annotate_transformer.store.question import largest_first
 if TYPE_CHECKING:
     import pandas as pd
 
+    from annotate_transformer.store.elsewhere.place import Place
     from annotate_transformer.store.notation import Expression
 
 commands = typer.Typer(rich_markup_mode=None)
@@ -217,7 +217,9 @@ def moved(
     print_table("Effects of components at the source, largest first", found.head(limit), columns.MOVED)
 
 
-def _show_score(db: Path, position_id: int, name: str, source: int | None, limit: int, as_json: bool) -> None:
+def _show_score(
+    db: "Place", position_id: int, name: str, source: int | None, limit: int, as_json: bool
+) -> None:
     """Print the terms of an attention score, and the scores of the sources that compete in the softmax.
 
     The terms are listed by pair of components, by the component that the query reads, and by that of the key.
@@ -251,7 +253,7 @@ def _show_score(db: Path, position_id: int, name: str, source: int | None, limit
 
 
 def _computed_inputs(
-    db: Path, run: int, position_id: int, name: str, neuron: tuple[int, int]
+    db: "Place", run: int, position_id: int, name: str, neuron: tuple[int, int]
 ) -> "pd.DataFrame":
     """Compute a neuron's inputs with the run's model, store them, and return them."""
     from annotate_transformer import store

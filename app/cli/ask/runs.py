@@ -21,6 +21,8 @@ from annotate_transformer.app.present.words import architecture
 if TYPE_CHECKING:
     import pandas as pd
 
+    from annotate_transformer.store.elsewhere.place import Place
+
 commands = typer.Typer(rich_markup_mode=None)
 STRONGEST = "FROM {} WHERE run_id = $run ORDER BY mean_abs_effect DESC LIMIT $k"
 
@@ -38,7 +40,7 @@ def runs(db: Db, as_json: Json = False) -> None:
         print_table(title, found, columns.RUNS)
 
 
-def current_runs(db: Path) -> "pd.DataFrame":
+def current_runs(db: "Place") -> "pd.DataFrame":
     """Return the rows of the view `runs`, with each run's current status: which part it is, or unfinished."""
     from annotate_transformer import store
     from annotate_transformer.store.writer import status

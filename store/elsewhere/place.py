@@ -1,0 +1,67 @@
+"""Say where a store is: in a file on this machine, or elsewhere, where it can only be read."""
+
+import os
+from abc import ABC, abstractmethod
+from importlib import import_module
+from pathlib import Path
+from typing import TypeAlias
+
+import duckdb
+
+from annotate_transformer.store.errors import NotAStore
+
+
+class Elsewhere(ABC):
+    """A store that is not one file on this machine, by its address.
+
+    `what`: what it is, for a message, such as "a file on a web server";
+    `database`: the database, of those that the connection has, with the store's schema.
+    """
+
+    what: str
+    database = "memory"
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def __str__(self) -> str:
+        return self.address
+
+    @property
+    def name(self) -> str:
+        """The last part of the address, as a title"""
+        return self.address.rstrip("/").rpartition("/")[2]
+
+    @abstractmethod
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """Return a connection with the store's schema, which the caller must close.
+
+        Raises:
+            StoreError: there is no store at the address, or it cannot be read.
+        """
+
+    def refusal(self) -> NotAStore:
+        """Return the error for a command that needs a file."""
+        return NotAStore(
+            f"{self.address} is {self.what}, which can only be read. Give the store's file on this machine."
+        )
+
+
+Place: TypeAlias = Path | Elsewhere
+KINDS = {  # the beginning of an address → the class of `store.elsewhere` for it
+    "http://": ("web", "Web"),
+    "https://": ("web", "Web"),
+}
+
+
+def place(address: str | os.PathLike[str] | Elsewhere) -> Place:
+    """Return the place that a user's address names; a file need not exist."""
+    if isinstance(address, Elsewhere):
+        return address
+    for begins, (module, name) in KINDS.items():
+        if str(address).startswith(begins):
+            # Imported only now, because these modules import more of the store.
+            kind = getattr(import_module(f"annotate_transformer.store.elsewhere.{module}"), name)
+            elsewhere: Elsewhere = kind(str(address))
+            return elsewhere
+    return Path(address)
