@@ -24,6 +24,7 @@ from annotate_transformer.store.errors import (
     StoreBusy,
     StoreChanged,
     StoreError,
+    Unreachable,
 )
 
 # These two are imported now: their modules have the same names, and would hide functions imported later.
@@ -78,6 +79,7 @@ __all__ = [
     "StoreChanged",
     "StoreError",
     "Term",
+    "Unreachable",
     "Weights",
     "head",
     "neuron",

@@ -28,6 +28,7 @@ from annotate_transformer.store.errors import (
     OtherSchemaVersion,
     OutOfMemory,
     StoreBusy,
+    Unreachable,
 )
 from annotate_transformer.store.location import (
     is_taken,
@@ -142,7 +143,7 @@ def _checked(path: Path, read_only: bool, wait: float, memory_limit: str | None)
     """Open a store of the current schema version; the caller must close the returned connection."""
     con = _opened(path, read_only, wait, memory_limit)
     try:
-        _check_version(con, path, read_only)
+        check_version(con, path, read_only)
     except BaseException as error:
         con.close()
         if isinstance(error, duckdb.Error):
@@ -188,7 +189,7 @@ class Reading:
         try:
             with damage_as_sentence(self.path):
                 yield cursor
-        except DamagedStore:
+        except (DamagedStore, Unreachable):
             broken = True
             raise
         finally:
@@ -434,13 +435,14 @@ def version_of(path: str | Path, wait: float = WAIT_SECONDS) -> int:
             con.close()
 
 
-def _check_version(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> None:
+def check_version(con: duckdb.DuckDBPyConnection, path: Place, read_only: bool) -> None:
+    """Raise NotAStore, EmptyStore or OtherSchemaVersion if the database is not a store of this version."""
     version = _version(con, path, read_only)
     if version != SCHEMA_VERSION:
         raise OtherSchemaVersion(_other_version(path, version))
 
 
-def _version(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> int:
+def _version(con: duckdb.DuckDBPyConnection, path: Place, read_only: bool) -> int:
     """Return the store's schema version; if the file is new, create the tables first."""
     found = con.execute(
         "SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'base' AND table_name = 'version'"
@@ -458,7 +460,7 @@ def _version(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> int
     return int(version[0]) if version else 0
 
 
-def _other_version(path: Path, version: int) -> str:
+def _other_version(path: Place, version: int) -> str:
     told = f"{path} has schema version {version or 'none'}, and this program needs {SCHEMA_VERSION}"
     if OLDEST_VERSION <= version < SCHEMA_VERSION:
         return f"{told}: `annotate upgrade {path}` converts it."
@@ -505,7 +507,9 @@ def damage_as_sentence(path: Place) -> Iterator[None]:
     """Context manager: raise DamagedStore instead of DuckDB's errors about a corrupt file."""
     try:
         yield
-    except (duckdb.Error, OSError) as error:
+    except (duckdb.Error, OSError, UnicodeError) as error:
+        if isinstance(path, Elsewhere) and (explained := path.explained(error)):
+            raise explained from error
         if not is_damage(error):
             raise
         raise _damaged(path, error) from error

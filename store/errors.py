@@ -15,6 +15,7 @@
     │   ├── NoInputs                 the inputs of a neuron were not computed at a position
     │   ├── NoModel                  the store was opened without the models of its runs
     │   ├── BadQuestion              a query has an invalid option
+    │   ├── Unreachable              a store elsewhere does not answer, or not as it has to
     │   ├── StoreBusy                another process held the file open for longer than the maximum wait
     │   ├── IngestRunning            another ingest writes into the same file
     │   ├── StoreChanged             another program wrote during an ingest
@@ -88,6 +89,10 @@ class NoModel(StoreError):
 
 class BadQuestion(StoreError):
     """An option of a query is invalid."""
+
+
+class Unreachable(StoreError):
+    """A store that is not on this machine does not answer, or not as it has to."""
 
 
 class StoreBusy(StoreError):

@@ -78,8 +78,8 @@ def _check_new(path: str | Path) -> None:
         raise NotAStore("':memory:' is DuckDB's name for a database without a file. Give a file name.")
     if ADDRESS.match(text) and not Path(path).parent.is_dir():
         raise NotAStore(
-            f"{shown(path)} is an address, but a store is a file on this machine. Download it first, and "
-            "give the file's path."
+            f"{shown(path)} is an address, and this needs a file on this machine. Download it, and give "
+            "the file's path."
         )
 
 
@@ -125,8 +125,12 @@ def names_of(path: str | Path) -> int:
 
 
 def kind_of(path: str | Path) -> str | None:
-    """Return a description of the file's kind, from its first bytes; None for a DuckDB database."""
-    begins = _beginning(located(path))
+    """Return a description of the file's kind; None for a DuckDB database."""
+    return kind_by(_beginning(located(path)))
+
+
+def kind_by(begins: bytes) -> str | None:
+    """Return a description of a file's kind, from its first bytes; None for a DuckDB database."""
     if begins[8:12] == b"DUCK":
         return None
     if not begins.strip(b"\0"):

@@ -39,7 +39,7 @@ _reading: ContextVar[Place | None] = ContextVar("_reading", default=None)
 
 
 @contextmanager
-def reading(file: Path) -> Iterator[None]:
+def reading(file: Place) -> Iterator[None]:
     """Context manager: inside the block, queries read a prompt's store, `file`, and not the app's store."""
     token = _reading.set(file)
     try:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import duckdb
 
-from annotate_transformer.store.errors import NotAStore
+from annotate_transformer.store.errors import NotAStore, StoreError
 
 
 class Elsewhere(ABC):
@@ -40,10 +40,15 @@ class Elsewhere(ABC):
             StoreError: there is no store at the address, or it cannot be read.
         """
 
+    def explained(self, error: BaseException) -> StoreError | None:
+        """Return the error for a user if a query has failed because of where the store is; None otherwise."""
+        return None
+
     def refusal(self) -> NotAStore:
         """Return the error for a command that needs a file."""
         return NotAStore(
-            f"{self.address} is {self.what}, which can only be read. Give the store's file on this machine."
+            f"{self.address} is {self.what}, and this needs a file on this machine. "
+            "Give the path of a store's file."
         )
 
 
