@@ -42,6 +42,7 @@ PARTS = {
     "layout": ("layout.py", "{store}"),
     "questions": ("questions.py", "{store}", "--times", "20"),
     "grown": ("questions.py", "{grown}", "--times", "20", "--no-others"),
+    "web": ("web.py", "{store}"),
     "commands": ("commands.py", "{store}"),
     "pages": ("pages.py", "{store}", "--times", "6"),
 }

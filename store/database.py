@@ -463,6 +463,8 @@ def _version(con: duckdb.DuckDBPyConnection, path: Place, read_only: bool) -> in
 def _other_version(path: Place, version: int) -> str:
     told = f"{path} has schema version {version or 'none'}, and this program needs {SCHEMA_VERSION}"
     if OLDEST_VERSION <= version < SCHEMA_VERSION:
+        if isinstance(path, Elsewhere):
+            return f"{told}: `annotate upgrade FILE` converts a copy on this machine."
         return f"{told}: `annotate upgrade {path}` converts it."
     if version > SCHEMA_VERSION:
         return f"{told}: a newer version of this program made it. Run `pip install -U annotate-transformer`."

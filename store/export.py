@@ -1,6 +1,8 @@
 """Export a run as a folder of Parquet, CSV or JSON files, or as tables that DuckDB imports as a new store."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -45,14 +47,27 @@ def export_run(
     """
     one_of("format", format, tuple(FORMATS))
     folder = Path(os.path.realpath(folder))
+    with new_folder(folder) as part, connection(path, read_only=True, wait=wait) as con:
+        names = _write(con, run, part, folder, format)
+    return [folder / name for name in names]
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Context manager: yield a temporary folder that becomes the new folder `folder` after the block.
+
+    Raises:
+        BadQuestion: the folder exists and is not empty, or cannot be made; nothing is overwritten.
+        DiskFull: the folder's disk has no room; the temporary folder is removed.
+    """
+    folder = Path(os.path.realpath(folder))
     _check_is_new(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with connection(path, read_only=True, wait=wait) as con, whole(folder, folder=True) as part:
-            names = _write(con, run, part, folder, format)
+        with whole(folder, folder=True) as part:
+            yield part
     except OSError as error:
         raise _cannot_be_written(folder, error) from error
-    return [folder / name for name in names]
 
 
 def _check_is_new(folder: Path) -> None:

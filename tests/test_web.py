@@ -12,7 +12,7 @@ import pytest
 
 from annotate_transformer import store
 from processes import annotate
-from web import Served, served
+from tools.range_server import Served, served
 
 pytest.importorskip("duckdb_extension_httpfs")
 

@@ -200,7 +200,7 @@ def _why_none(query: str) -> str:
 # Asking -------------------------------------------------------------------------------------------
 
 Asked = tuple[int, bool]  # (number of rows written, whether the query has more rows)
-Ask = Callable[[Path, str, dict[str, Any], str, int | None, BinaryIO, bool], Asked]
+Ask = Callable[["Place", str, dict[str, Any], str, int | None, BinaryIO, bool], Asked]
 
 
 def _ask(

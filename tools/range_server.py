@@ -1,7 +1,7 @@
 """A web server on this machine that serves a folder with range requests, as data-set repositories do."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -72,12 +72,18 @@ class _Handler(BaseHTTPRequestHandler):
 def served(folder: Path, *, has_ranges: bool = True) -> Iterator[Served]:
     """Context manager: serve the files of a folder."""
     told = Served("", has_ranges)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, folder, told))
-    told.address = f"http://127.0.0.1:{server.server_port}"
+    with at_work(partial(_Handler, folder, told)) as told.address:
+        yield told
+
+
+@contextmanager
+def at_work(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Context manager: run a server, each of whose requests a new handler answers; yield its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield told
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
