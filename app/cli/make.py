@@ -1,19 +1,17 @@
 """The commands that make a store: `annotate ingest`, `weights` and `demo`."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from annotate_transformer.app.cli import check, stopping
+from annotate_transformer.app.cli.jobs.local import LocalProcesses
+from annotate_transformer.app.cli.jobs.parts import Parts, Starter
+from annotate_transformer.app.cli.jobs.ray_tasks import OnRay
 from annotate_transformer.app.cli.options import NewDb, Quiet
-from annotate_transformer.app.cli.parts import (
-    Processes,
-    annotated_in_parts,
-    folder_of,
-    options_of,
-    tell_merged,
-)
+from annotate_transformer.app.cli.parts import annotated_in_parts, folder_of, options_of, tell_merged
 from annotate_transformer.app.cli.progress import Watch
 from annotate_transformer.app.present.console import Console
 from annotate_transformer.app.present.words import closeness, counted
@@ -177,8 +175,33 @@ def ingest(
         ),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(metavar="M", min=1, help="Number of processes at a time, with --parts.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            metavar="M",
+            min=1,
+            help="Max number of processes at a time, with --parts [default: 1; with --ray as many as its "
+            "machines have room for].",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Annotate the parts on a Ray cluster, one task for each: local (started for the command), "
+            "auto (the one that runs on this machine), HOST:PORT or ray://HOST:PORT. DB must be on storage "
+            "that all its machines share.",
+        ),
+    ] = None,
+    cpus_per_part: Annotated[
+        float | None,
+        typer.Option(
+            help="CPUs of a part, with --ray; 0.5 is half of one [default: those of a machine, divided by "
+            "the parts that it has at a time]."
+        ),
+    ] = None,
+    gpus_per_part: Annotated[
+        float, typer.Option(help="GPUs of a part, with --ray; with 0.25 one GPU has four parts at a time.")
+    ] = 0,
     part: Annotated[
         str | None,
         typer.Option(
@@ -252,13 +275,16 @@ def ingest(
     loading = {"name": model, "revision": revision, "device": device, "dtype": dtype}
     contrasts = _contrast_columns(answer_column, distractor_column, answer_position)
     asked = _part(part, plan, contrasts)
+    on_ray = _on_ray(ray, jobs, cpus_per_part, gpus_per_part, parts)
     if parts:
         if asked or "-" in sources:
             raise typer.BadParameter("--parts goes neither with --part nor with standard input")
-        processes = Processes(folder_of(db), parts, jobs, options_of(ctx), sources, Watch(err, quiet))
+        options = options_of(ctx, on_ray.device(device) if on_ray else None)
+        run = Parts(folder_of(db), parts, options, sources, Watch(err, quiet))
         _ingest_in_parts(
-            processes, db, settings, reading, loading, fresh=fresh, weights=weights, contrasts=contrasts
-        )
+            run, on_ray or jobs or 1, db, settings, reading, loading,
+            fresh=fresh, weights=weights, contrasts=contrasts,
+        )  # fmt: skip
         return
     _ingest(
         sources, db, settings, reading, loading,
@@ -279,8 +305,24 @@ def _part(part: str | None, plan: Path | None, contrasts: "Columns | None") -> "
     return PartOf.parse(part, plan) if part is not None else None
 
 
+def _on_ray(
+    address: str | None, jobs: int | None, cpus: float | None, gpus: float, parts: int | None
+) -> OnRay | None:
+    """Return how the parts are annotated on a Ray cluster, or None if they are not."""
+    if address is None:
+        if cpus is not None or gpus:
+            raise typer.BadParameter("--cpus-per-part and --gpus-per-part belong to --ray")
+        return None
+    if not parts:
+        raise typer.BadParameter("--ray needs --parts N: each part is a task of its own")
+    on_ray = OnRay(address, jobs, cpus, gpus)
+    on_ray.check()
+    return on_ray
+
+
 def _ingest_in_parts(
-    processes: Processes,
+    parts: Parts,
+    where: OnRay | int,
     db: Path,
     settings: "Settings",
     reading: dict[str, Any],
@@ -290,22 +332,34 @@ def _ingest_in_parts(
     weights: bool,
     contrasts: "Columns | None",
 ) -> None:
-    """Annotate the parts of a run and merge them; then store contrasts and analyse the weights if wanted."""
+    """Annotate the parts of a run and merge them; then store contrasts and analyse the weights if wanted.
+
+    `where`: a Ray cluster, or the number of local processes at a time.
+    """
     from annotate_transformer.ingest.models.devices import check_device, check_dtype
     from annotate_transformer.ingest.models.names import resolve
+    from annotate_transformer.ingest.run.provenance import libraries
     from annotate_transformer.store.writer import check
 
     settings.check()
-    source = resolve(loading["name"], loading["revision"])
-    device, dtype = check_device(loading["device"]), check_dtype(loading["dtype"])
+    source, dtype = resolve(loading["name"], loading["revision"]), check_dtype(loading["dtype"])
+    # The machine that starts the tasks of a Ray cluster may have no GPU.
+    device = check_device("auto" if isinstance(where, OnRay) else loading["device"])
     check(db)
-    watch, model, run_id = processes.watch, None, None
-    if db.exists() and not fresh:
+    watch, model, run_id = parts.watch, None, None
+    if _may_be_finished(db, parts) and not fresh:
         model = _load(source, device, dtype, watch)
-        run_id = _finished_run(processes, db, settings, reading, model)
+        of_parts = where.device(loading["device"]) if isinstance(where, OnRay) else device
+        run_id = _finished_run(parts, db, settings, reading, model, of_parts)
     if run_id is None:
         model = None  # frees the memory while the processes run
-        report = annotated_in_parts(processes, db, fresh=fresh)
+
+        def starting() -> AbstractContextManager[Starter]:
+            if isinstance(where, OnRay):
+                return where.starter(parts, libraries())
+            return nullcontext(LocalProcesses(min(where, parts.parts)))
+
+        report = annotated_in_parts(parts, starting, libraries(), db, fresh=fresh)
         tell_merged(report, db, watch.quiet)
         run_id = report.run_id
     elif not watch.quiet:
@@ -318,8 +372,23 @@ def _ingest_in_parts(
             read_weights(model, db, quiet=watch.quiet)
 
 
+def _may_be_finished(db: Path, parts: Parts) -> bool:
+    """Return whether a model must be loaded to know if the store has the run.
+
+    While the folder of the parts is there, a store without any finished run has not got it.
+    """
+    from annotate_transformer import store
+
+    if not db.exists():
+        return False
+    if not parts.folder.exists():
+        return True
+    with store.open(db) as opened:
+        return bool((opened.runs()["status"] == "finished").any())
+
+
 def _finished_run(
-    processes: Processes, db: Path, settings: "Settings", reading: dict[str, Any], model: "Model"
+    parts: Parts, db: Path, settings: "Settings", reading: dict[str, Any], model: "Model", device: str
 ) -> int | None:
     """Return the number of the finished run that a command asks for, or None if it is not finished.
 
@@ -330,9 +399,9 @@ def _finished_run(
     from annotate_transformer.ingest.errors import SettingsError
     from annotate_transformer.ingest.run.pipeline import stored
 
-    with Corpus(processes.sources, **reading) as corpus:
-        begun = stored(corpus, model, str(db), settings)
-    if begun.status == "running" and not processes.folder.exists():
+    with Corpus(parts.sources, **reading) as corpus:
+        begun = stored(corpus, model, str(db), settings, device)
+    if begun.status == "running" and not parts.folder.exists():
         raise SettingsError(
             f"{db} has run {begun.run_id} of the same text, model and settings, unfinished and not in parts. "
             "The same command without --parts resumes it; --fresh starts again."

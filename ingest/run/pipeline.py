@@ -115,8 +115,10 @@ def ingest(
     )
 
 
-def stored(corpus: Corpus, model: Model, path: str, settings: Settings) -> Begun:
+def stored(corpus: Corpus, model: Model, path: str, settings: Settings, device: str | None = None) -> Begun:
     """Return what the store at `path` has of a run, without annotating anything.
+
+    `device`: on which the run is computed, if not where the model is.
 
     Raises:
         AnnotateError: as `ingest`.
@@ -125,6 +127,6 @@ def stored(corpus: Corpus, model: Model, path: str, settings: Settings) -> Begun
     tokenizer = Tokenizer(model.tokenizer, parse_special=settings.parse_special)
     survey = survey_with(corpus, tokenizer, settings, model.checkpoint.name)
     settings = settings.with_sizes(survey.positions, model)
-    provenance = provenance_of(corpus, survey.scan, model, tokenizer, settings)
+    provenance = provenance_of(corpus, survey.scan, model, tokenizer, settings, device)
     with Writer(path) as writer:
         return writer.begin(provenance, vocabulary_of(tokenizer), fresh=False)

@@ -186,6 +186,14 @@ def plan_for(
     return plan
 
 
+def hash_in(file: Path) -> str:
+    """Return the hash of the shards that a plan's file names, unchecked; empty if there is no such file."""
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["sha256"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+
+
 def make_plan(corpus: Corpus, tokenizer: Tokenizer, settings: Settings) -> Plan:
     """Read the corpus once and find its shards; nothing is annotated.
 

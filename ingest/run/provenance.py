@@ -19,10 +19,16 @@ LIBRARIES = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy",
 
 
 def provenance_of(
-    corpus: Corpus, scan: Scan, model: Model, tokenizer: Tokenizer, settings: Settings
+    corpus: Corpus,
+    scan: Scan,
+    model: Model,
+    tokenizer: Tokenizer,
+    settings: Settings,
+    device: str | None = None,
 ) -> Provenance:
+    """Return the record of a run; `device`: where it is computed, if not where the model is."""
     changes_values = {k: v for k, v in asdict(settings).items() if k != "shard_tokens"}
-    device = torch.device(model.device).type
+    device = torch.device(device or model.device).type
     return Provenance(
         model=model.provenance,
         tokenizer_sha256=tokenizer.sha256,
@@ -33,7 +39,7 @@ def provenance_of(
             "sources": list(corpus.sources),
         },
         settings=changes_values | {"dtype": str(model.dtype).removeprefix("torch."), "device": device},
-        libraries=_libraries() | {"python": platform.python_version()},
+        libraries=libraries(),
         processing=model.processing,
         hf_difference=model.hf_difference,
     )
@@ -44,9 +50,10 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 
 
 @cache
-def _libraries() -> dict[str, str]:
-    """Return the versions of the libraries; they are cached, because reading them takes 0.1 s."""
-    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+def libraries() -> dict[str, str]:
+    """Return the versions of Python and the libraries; cached, because reading them takes 0.1 s."""
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return versions | {"python": platform.python_version()}
 
 
 def processor(device: str) -> str:
