@@ -31,6 +31,10 @@ OBJECTS_BYTES = 80 * 2**20  # of shared memory for Ray's objects, of which the t
 # Nothing is sent anywhere; and Ray's own processes may take long to start on a machine at work.
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "240"}
 PACKAGE = "annotate-transformer"
+TOKEN = (
+    "it asks for a token. Set RAY_AUTH_MODE=token, and have the cluster's token in RAY_AUTH_TOKEN or in "
+    "~/.ray/auth_token"
+)
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,7 @@ def cluster(address: str) -> Iterator[Any]:
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         try:
             ray.init(address, **quiet)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise _no_cluster(address, str(error)) from error
         finally:
             for number, handler in handlers.items():  # Ray takes SIGTERM for itself
@@ -231,9 +235,11 @@ def _check_answers(address: str) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise _no_cluster(asked, f"it did not answer in {ANSWER_SECONDS:.0f} s") from error
+    said = asking.stderr.decode(errors="replace").strip()
+    if "AuthenticationError" in said:
+        raise _no_cluster(asked, TOKEN)
     if asking.returncode:
-        said = asking.stderr.decode(errors="replace").strip().splitlines()
-        raise _no_cluster(asked, said[-1] if said else "")
+        raise _no_cluster(asked, said.splitlines()[-1] if said else "")
 
 
 def _no_cluster(address: str, why: str) -> Exception:
