@@ -36,8 +36,8 @@ SELECT corpus_id FROM base.corpus WHERE sha256 = $sha256
 
 -- name: equal_run
 SELECT r.run_id, r.model_id, r.corpus_id, r.status::VARCHAR AS status, m.revision
-FROM base.run r JOIN base.model m USING (model_id) WHERE r.identity = $identity AND {same_revision}
-ORDER BY (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), r.run_id DESC LIMIT 1
+FROM base.run r JOIN base.model m USING (model_id) WHERE r.identity = $identity AND ($any_revision OR {same_revision})
+ORDER BY NOT {same_revision}, (m.revision IS NULL) <> ($revision::VARCHAR IS NULL), r.run_id DESC LIMIT 1
 
 -- name: unfinished_runs
 SELECT r.run_id, r.settings::VARCHAR AS settings, r.libraries::VARCHAR AS libraries, m.model,

@@ -282,11 +282,14 @@ class Writer:
             Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
-    def begin(self, provenance: Provenance, vocabulary: Vocabulary, *, fresh: bool) -> Begun:
+    def begin(
+        self, provenance: Provenance, vocabulary: Vocabulary, *, fresh: bool, any_revision: bool = False
+    ) -> Begun:
         """Find an equal run to resume, or choose an id for a new run.
 
         Nothing is written, unless the equal run is finished and its model gets a name (see `_name`).
         fresh: start an equal run again; the first commit removes the stored rows of this run.
+        any_revision: a run of equal weights is equal, whatever its revision is called.
         """
         self._pending, self._chosen = [], {}
         if not self._has_rows():
@@ -294,7 +297,9 @@ class Writer:
             return self._new(provenance, vocabulary, None)
         with self._open() as con:
             named = {name: provenance.model[name] for name in ("revision", "step")}
-            equal = self._one(con, "equal_run", {"identity": provenance.identity} | named)
+            equal = self._one(
+                con, "equal_run", {"identity": provenance.identity, "any_revision": any_revision} | named
+            )
             if equal is None or fresh:
                 return self._new(provenance, vocabulary, con, replaced=equal["run_id"] if equal else None)
             last = self._one(con, "last_shard", {"run_id": equal["run_id"]})

@@ -15,7 +15,7 @@ from io import TextIOWrapper
 from annotate_transformer.app.cli import stopping
 
 PARENT = "ANNOTATE_PARENT"  # variable with the process id of an ingest with --parts that started this process
-WRITERS = ("ingest", "merge", "weights", "next-token", "explain", "demo")
+WRITERS = ("ingest", "sweep", "merge", "weights", "next-token", "explain", "demo")
 COMMITTED = "what was committed is safe, and the same command resumes from there."
 UNCHANGED = "the store was only read, and nothing in it has changed."
 
@@ -29,6 +29,7 @@ INGEST_LESS = (
 )
 LESS = {
     "ingest": INGEST_LESS,
+    "sweep": INGEST_LESS,
     "demo": "The demo's settings cannot be changed; `annotate ingest` needs less memory with some options",
     "weights": "Choose a smaller model, or a smaller --top",
     "next-token": "Ask for fewer --neurons and --windows, or for some --layers only",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from annotate_transformer.ingest.corpus.chosen import ChosenCorpus
     from annotate_transformer.ingest.live.contrasts import Columns
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.ingest.models.names import Checkpoint
@@ -136,6 +137,22 @@ def ingest(
             "memory]."
         ),
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONDITION",
+            help='Annotate only documents whose metadata fulfil this condition in SQL, such as "party = '
+            "'Whig' AND year > 1840\".",
+        ),
+    ] = None,
+    sample_documents: Annotated[
+        int | None, typer.Option(help="Annotate only so many documents, drawn at random from all.")
+    ] = None,
+    tokens_per_document: Annotated[
+        int | None, typer.Option(help="Cut every document after this many tokens.")
+    ] = None,
+    shuffle: Annotated[bool, typer.Option("--shuffle", help="Read the documents in a random order.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of --sample-documents and --shuffle.")] = 0,
     text_column: Annotated[str, typer.Option(help="Column or key with the text.")] = "text",
     encoding_errors: Annotated[
         str, typer.Option(help="strict, or replace: invalid UTF-8 becomes U+FFFD.")
@@ -163,6 +180,13 @@ def ingest(
             "--fresh",
             help="Start again and replace the run of the same text, model and settings; by default that run "
             "is resumed.",
+        ),
+    ] = False,
+    skip_equal_weights: Annotated[
+        bool,
+        typer.Option(
+            "--skip-equal-weights",
+            help="Annotate nothing if the store has the run with equal weights under another revision.",
         ),
     ] = False,
     parts: Annotated[
@@ -237,7 +261,7 @@ def ingest(
         ),
     ] = None,
     quiet: Quiet = False,
-) -> None:
+) -> int:
     """Annotate text with a model and store the result.
 
     The same command resumes a run that was stopped; for a finished run it adds nothing. Ctrl-C finishes and
@@ -261,7 +285,10 @@ def ingest(
         batch_tokens=batch_tokens,
         shard_tokens=shard_tokens,
     )
+    from annotate_transformer.ingest.corpus.chosen import Choice
+
     reading = {
+        "choice": Choice(where, sample_documents, shuffle, seed, tokens_per_document),
         "text_column": text_column,
         "encoding_errors": encoding_errors,
         "skip_bad": skip_bad,
@@ -281,15 +308,15 @@ def ingest(
             raise typer.BadParameter("--parts goes neither with --part nor with standard input")
         options = options_of(ctx, on_ray.device(device) if on_ray else None)
         run = Parts(folder_of(db), parts, options, sources, Watch(err, quiet))
-        _ingest_in_parts(
+        return _ingest_in_parts(
             run, on_ray or jobs or 1, db, settings, reading, loading,
-            fresh=fresh, weights=weights, contrasts=contrasts,
+            fresh=fresh, any_revision=skip_equal_weights, weights=weights, contrasts=contrasts,
         )  # fmt: skip
-        return
-    _ingest(
+    return _ingest(
         sources, db, settings, reading, loading,
-        fresh=fresh, part=asked, weights=weights and not asked, contrasts=contrasts, quiet=quiet,
-    )  # fmt: skip
+        fresh=fresh, any_revision=skip_equal_weights, part=asked, weights=weights and not asked,
+        contrasts=contrasts, quiet=quiet,
+    ).run_id  # fmt: skip
 
 
 def _part(part: str | None, plan: Path | None, contrasts: "Columns | None") -> "PartOf | None":
@@ -329,12 +356,13 @@ def _ingest_in_parts(
     loading: dict[str, Any],
     *,
     fresh: bool,
+    any_revision: bool,
     weights: bool,
     contrasts: "Columns | None",
-) -> None:
+) -> int:
     """Annotate the parts of a run and merge them; then store contrasts and analyse the weights if wanted.
 
-    `where`: a Ray cluster, or the number of local processes at a time.
+    Returns the number of the run. `where`: a Ray cluster, or the number of local processes at a time.
     """
     from annotate_transformer.ingest.models.devices import check_device, check_dtype
     from annotate_transformer.ingest.models.names import resolve
@@ -350,7 +378,7 @@ def _ingest_in_parts(
     if _may_be_finished(db, parts) and not fresh:
         model = _load(source, device, dtype, watch)
         of_parts = where.device(loading["device"]) if isinstance(where, OnRay) else device
-        run_id = _finished_run(parts, db, settings, reading, model, of_parts)
+        run_id = _finished_run(parts, db, settings, reading, model, of_parts, any_revision=any_revision)
     if run_id is None:
         model = None  # frees the memory while the processes run
 
@@ -370,6 +398,7 @@ def _ingest_in_parts(
             _contrast(model, db, run_id, contrasts, watch)
         if weights:
             read_weights(model, db, quiet=watch.quiet)
+    return run_id
 
 
 def _may_be_finished(db: Path, parts: Parts) -> bool:
@@ -388,25 +417,42 @@ def _may_be_finished(db: Path, parts: Parts) -> bool:
 
 
 def _finished_run(
-    parts: Parts, db: Path, settings: "Settings", reading: dict[str, Any], model: "Model", device: str
+    parts: Parts,
+    db: Path,
+    settings: "Settings",
+    reading: dict[str, Any],
+    model: "Model",
+    device: str,
+    *,
+    any_revision: bool,
 ) -> int | None:
     """Return the number of the finished run that a command asks for, or None if it is not finished.
 
     Raises:
         SettingsError: the store has the run unfinished, and it was not begun in parts.
     """
-    from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.errors import SettingsError
     from annotate_transformer.ingest.run.pipeline import stored
 
-    with Corpus(parts.sources, **reading) as corpus:
-        begun = stored(corpus, model, str(db), settings, device)
+    with _corpus(parts.sources, reading, model.checkpoint, settings) as corpus:
+        begun = stored(corpus, model, str(db), settings, device, any_revision=any_revision)
     if begun.status == "running" and not parts.folder.exists():
         raise SettingsError(
             f"{db} has run {begun.run_id} of the same text, model and settings, unfinished and not in parts. "
             "The same command without --parts resumes it; --fresh starts again."
         )
     return begun.run_id if begun.status == "finished" else None
+
+
+def _corpus(
+    sources: list[str], reading: dict[str, Any], source: "Checkpoint", settings: "Settings", **options: Any
+) -> "ChosenCorpus":
+    """Return the documents that the options choose; `reading`: their values, with a `Choice`."""
+    from annotate_transformer.ingest.corpus.chosen import ChosenCorpus
+    from annotate_transformer.ingest.run.survey import beginning
+
+    cut = beginning(source, settings, reading["choice"].tokens)
+    return ChosenCorpus(sources, beginning=cut, **reading, **options)
 
 
 def _contrast_columns(answer: str | None, distractor: str | None, position: str | None) -> "Columns | None":
@@ -429,13 +475,13 @@ def _ingest(
     loading: dict[str, Any],
     *,
     fresh: bool = False,
+    any_revision: bool = False,
     part: "PartOf | None" = None,
     weights: bool = True,
     contrasts: "Columns | None" = None,
     quiet: bool = False,
 ) -> "RunReport":
     """Ingest the sources; if wanted, also store contrasts and analyse the weights. Print a report of each."""
-    from annotate_transformer.ingest.corpus.sources import Corpus
     from annotate_transformer.ingest.live.contrasts import check as check_columns
     from annotate_transformer.ingest.models.devices import check_device, check_dtype
     from annotate_transformer.ingest.models.names import resolve
@@ -448,7 +494,7 @@ def _ingest(
     device, dtype = check_device(loading["device"]), check_dtype(loading["dtype"])
     check(db)
     watch = Watch(err, quiet)
-    with Corpus(sources, notice=watch.say, **reading) as corpus, watch:
+    with _corpus(sources, reading, source, settings, notice=watch.say) as corpus, watch:
         watch.say(f"reading {', '.join(sources)}")
         if contrasts:
             check_columns(contrasts, corpus)
@@ -463,6 +509,7 @@ def _ingest(
                 survey=surveyed,
                 part=part,
                 fresh=fresh,
+                any_revision=any_revision,
                 watch=watch.update,
                 stop=lambda: bool(stopping.asked()),
             )
@@ -625,11 +672,12 @@ def read_weights(
 def demo(db: NewDb = Path("demo.duckdb")) -> None:
     """Annotate the embedded corpus with the embedded model, verify the store and show answers from it."""
     from annotate_transformer.app.cli.demo import show
+    from annotate_transformer.ingest.corpus.chosen import Choice
     from annotate_transformer.ingest.models.names import EMBEDDED, EMBEDDED_MODEL
     from annotate_transformer.ingest.run.settings import Settings
 
     corpus = str(EMBEDDED / "corpus.jsonl")
     loading = {"name": EMBEDDED_MODEL, "revision": None, "device": "cpu", "dtype": "float32"}
-    report = _ingest([corpus], db, Settings(lens=True), {}, loading)
+    report = _ingest([corpus], db, Settings(lens=True), {"choice": Choice()}, loading)
     check.verify(db, report.run_id, quiet=True)
     show(db, report.run_id, out)

@@ -17,6 +17,7 @@ from annotate_transformer.app.present.console import Commands
 MODULES = {
     "make": ("ingest", "weights", "demo"),
     "parts": ("merge",),
+    "sweep": ("sweep",),
     "publish": ("publish",),
     "check": ("verify", "upgrade"),
     "next_token": ("next-token", "explain"),

@@ -134,6 +134,10 @@ class Corpus:
         self._copies: dict[str, File] = {}
         self._closed = False
 
+    def described(self) -> list[str]:
+        """Return what the corpus was made from, for the record of a run."""
+        return list(self.sources)
+
     def read(self) -> Pass:
         """Return a pass over all documents; nothing is read until the pass is iterated."""
         return Pass(self._records(), self.sources)

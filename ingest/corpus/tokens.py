@@ -102,6 +102,15 @@ class Tokenizer:
             len(self._backend.encode(piece, add_special_tokens=False)) for _, piece in self._pieces(text)
         )
 
+    def beginning(self, text: str, tokens: int) -> str:
+        """Return the part of a text that its first tokens cover, so that it has at most `tokens` tokens."""
+        reached = 0
+        for piece in self.encode(text):
+            if len(piece.ids) >= tokens - reached:
+                return text[: piece.ends[tokens - reached - 1]]
+            reached += len(piece.ids)
+        return text
+
     def count_special(self, text: str) -> "Counted":
         """Return the number of tokens in the document, and the indices of its special tokens."""
         if not self._may_hold_special:

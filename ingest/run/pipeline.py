@@ -61,6 +61,7 @@ def ingest(
     survey: Survey | None = None,
     part: PartOf | None = None,
     fresh: bool = False,
+    any_revision: bool = False,
     watch: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> RunReport:
@@ -68,6 +69,7 @@ def ingest(
 
     `survey`: results of the first pass, or None to make this pass now;
     `part`: annotate only this part of the run, and do not finish the run;
+    `any_revision`: annotate nothing if the store has the run with equal weights under another revision;
     `watch`: called after each batch;
     `stop`: called after each group of batches; if `stop` returns True, the run commits what is done and ends.
 
@@ -87,7 +89,7 @@ def ingest(
         settings = settings.with_sizes(survey.positions, model)
         provenance = provenance_of(corpus, survey.scan, model, tokenizer, settings)
         equal_weights = writer.equal_weights(model.provenance)
-        begun = writer.begin(provenance, vocabulary_of(tokenizer), fresh=fresh)
+        begun = writer.begin(provenance, vocabulary_of(tokenizer), fresh=fresh, any_revision=any_revision)
         check_same_part(begun, chosen, path)
         check_alone(writer, provenance, chosen)
         done = 0 if begun.last_shard is None else int(begun.last_shard["positions"])
@@ -115,10 +117,18 @@ def ingest(
     )
 
 
-def stored(corpus: Corpus, model: Model, path: str, settings: Settings, device: str | None = None) -> Begun:
+def stored(
+    corpus: Corpus,
+    model: Model,
+    path: str,
+    settings: Settings,
+    device: str | None = None,
+    *,
+    any_revision: bool = False,
+) -> Begun:
     """Return what the store at `path` has of a run, without annotating anything.
 
-    `device`: on which the run is computed, if not where the model is.
+    `device`: on which the run is computed, if not where the model is; `any_revision`: as for `ingest`.
 
     Raises:
         AnnotateError: as `ingest`.
@@ -129,4 +139,4 @@ def stored(corpus: Corpus, model: Model, path: str, settings: Settings, device: 
     settings = settings.with_sizes(survey.positions, model)
     provenance = provenance_of(corpus, survey.scan, model, tokenizer, settings, device)
     with Writer(path) as writer:
-        return writer.begin(provenance, vocabulary_of(tokenizer), fresh=False)
+        return writer.begin(provenance, vocabulary_of(tokenizer), fresh=False, any_revision=any_revision)

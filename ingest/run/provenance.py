@@ -36,7 +36,7 @@ def provenance_of(
             "sha256": scan.sha256,
             "documents": scan.documents,
             "characters": scan.characters,
-            "sources": list(corpus.sources),
+            "sources": corpus.described(),
         },
         settings=changes_values | {"dtype": str(model.dtype).removeprefix("torch."), "device": device},
         libraries=libraries(),

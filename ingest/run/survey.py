@@ -1,6 +1,8 @@
 """Make the first pass over a corpus: check and hash it, and count the positions of the run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -45,6 +47,19 @@ def survey(corpus: Corpus, checkpoint: Checkpoint, settings: Settings) -> Survey
     hf_tokenizer, n_ctx = load_tokenizer(checkpoint)
     tokenizer = Tokenizer(hf_tokenizer, parse_special=settings.parse_special)
     return survey_with(corpus, tokenizer, settings.with_context(n_ctx, checkpoint.name), checkpoint.name)
+
+
+def beginning(checkpoint: Checkpoint, settings: Settings, tokens: int | None) -> Callable[[str], str]:
+    """Return a function that cuts a text after so many tokens of the model; None: it cuts nothing.
+
+    The tokenizer is loaded when the first text is cut.
+    """
+
+    @cache
+    def tokenizer() -> Tokenizer:
+        return Tokenizer(load_tokenizer(checkpoint)[0], parse_special=settings.parse_special)
+
+    return str if tokens is None else lambda text: tokenizer().beginning(text, tokens)
 
 
 def survey_with(corpus: Corpus, tokenizer: Tokenizer, settings: Settings, model: str) -> Survey:
