@@ -89,7 +89,7 @@ def mean_over_positions(
     try:
         sums = question.ask()
     except duckdb.Error as error:
-        raise BadQuestion(f"DuckDB cannot answer this: {error}") from error
+        raise BadQuestion(f"DuckDB cannot answer this: {str(error).splitlines()[0]}.") from error
     if by:
         groups_of = sums.groupby([*by], dropna=False, sort=True)
         rows = [dict(zip(by, key, strict=True)) | of_documents(of_group) for key, of_group in groups_of]

@@ -36,6 +36,7 @@ from annotate_transformer.store.errors import (
 )
 from annotate_transformer.store.ids import run_of
 from annotate_transformer.store.means import mean_over_positions
+from annotate_transformer.store.metadata import of_positions
 from annotate_transformer.store.names import parse
 from annotate_transformer.store.notation import Architecture, Expression, StoredLogit
 from annotate_transformer.store.patches import patched
@@ -108,6 +109,7 @@ class Store(Session):
         where: str = "true",
         *,
         by: str | Sequence[str] = (),
+        metadata: bool = False,
         run: int | None = None,
     ) -> pd.DataFrame:
         """Return the mean of a value over positions, with a 95 % interval and the number of positions.
@@ -120,13 +122,23 @@ class Store(Session):
         view: a view with one row per position, or per position and unit; or views joined with JOIN … USING
         where: a condition in SQL, such as `layer = 1 AND head = 2`; use it to choose one row per position
         by: columns or SQL expressions whose values make groups
+        metadata: whether the keys of the documents' metadata are columns too, as in `year // 10 * 10`; a key
+        whose texts are all numbers is a number
 
         Raises:
             BadQuestion: a text is wrong SQL, or the view has no column run_id or position_id.
         """
         groups = [by] if isinstance(by, str) else [*by]
         with self.together():
-            return mean_over_positions(self, self.run(run), value, view, where, groups)
+            number = self.run(run)
+            if not metadata:
+                return mean_over_positions(self, number, value, view, where, groups)
+            relation, keys = of_positions(self, number)
+            joined = f"{view} JOIN {relation} USING (position_id)"
+            try:
+                return mean_over_positions(self, number, value, joined, where, groups)
+            except BadQuestion as error:
+                raise BadQuestion(f"{error} The metadata of the documents has {keys}.") from error
 
     def documents(self, run: int | None = None) -> pd.DataFrame:
         """Return the stored documents of the run's corpus: those that at least one run has read."""

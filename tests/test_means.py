@@ -1,7 +1,12 @@
 """Means over positions, whose 95 % intervals resample documents."""
 
+import json
+import re
 import time
+from pathlib import Path
+from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -9,6 +14,7 @@ from annotate_transformer import store
 from annotate_transformer.ingest.models.model import Model
 from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.store import means
+from annotate_transformer.store.metadata import columns_of, typed
 from annotate_transformer.store.reader import Store
 from models import annotated
 
@@ -166,3 +172,73 @@ def test_it_takes_no_longer_than_a_page_has() -> None:
         means.intervals(sums, sizes)
         times.append(time.process_time() - begun)
     assert min(times) < 0.05
+
+
+# By the metadata of documents ----------------------------------------------------------------------
+
+
+def test_groups_by_metadata_are_those_of_pandas(two_steps: Path) -> None:
+    with store.open(two_steps) as s:
+        loss = s.sql("SELECT document_id, -next_logprob AS loss FROM positions WHERE run_id = 2").dropna()
+        documents = s.sql("SELECT document_id, metadata FROM documents")
+        documents["topic"] = [json.loads(metadata)["topic"] for metadata in documents.metadata]
+        expected = loss.merge(documents).groupby("topic").loss.agg(["mean", "size"])
+        found = s.mean("-next_logprob", by="topic", metadata=True, run=2).set_index("topic")
+        assert found["mean"].to_dict() == pytest.approx(expected["mean"].to_dict())
+        assert found.positions.to_dict() == expected["size"].to_dict()
+        # A view without the column document_id, and an expression in a condition
+        heads = s.mean("abs(toward_next)", "heads", "topic = 'code' AND layer = 3", metadata=True, run=2)
+        code = set(documents.document_id[documents.topic == "code"])
+        rows = s.sql("SELECT document_id, abs(h.toward_next) AS effect FROM heads h JOIN positions USING "
+                     "(run_id, position_id) WHERE run_id = 2 AND layer = 3").dropna()  # fmt: skip
+        rows = rows[rows.document_id.isin(code)]
+        assert heads["mean"][0] == pytest.approx(rows.effect.mean())
+        with pytest.raises(store.BadQuestion, match="The metadata of the documents has the keys id, topic"):
+            s.mean("-next_logprob", by="topics", metadata=True)
+
+
+def test_keys_have_types(tmp_path: Path) -> None:
+    con = duckdb.connect()
+    rows = [
+        {
+            "year": "1998",
+            "share": "0.5",
+            "code": "007",
+            "n": 3,
+            "of": {"place": "York"},
+            'it\'s "a" key': "1",
+        },
+        {"year": "", "share": "2", "code": "12", "n": None, "of": {"place": "Bath"}},
+    ]
+    con.execute("CREATE TABLE d (metadata JSON)")
+    con.executemany("INSERT INTO d VALUES (?)", [[json.dumps(row)] for row in rows])
+    columns = columns_of(con, "d")
+    assert columns == {
+        "year": "BIGINT", "share": "DOUBLE", "code": "VARCHAR", "n": "UBIGINT", "of": {"place": "VARCHAR"},
+        "it's \"a\" key": "BIGINT",
+    }  # fmt: skip
+    con.execute(f"CREATE TABLE typed AS SELECT 1 AS one{typed(columns)} FROM d")
+    keys = 'year, share, code, n, "of".place, "it\'s ""a"" key"'
+    assert con.execute(f"SELECT {keys} FROM typed").fetchall() == [
+        (1998, 0.5, "007", 3, "York", 1), (None, 2.0, "12", None, "Bath", None),
+    ]  # fmt: skip
+    con.execute("UPDATE d SET metadata = '{}'")
+    assert columns_of(con, "d") == {}
+
+
+def test_the_commands_show_means_by_groups(ask: Any, two_steps: Path) -> None:
+    with store.open(two_steps) as s:
+        expected = s.mean("-next_logprob", by="topic", metadata=True)
+        most = s.sql(
+            "SELECT layer, head FROM head_stats WHERE run_id = 2 ORDER BY mean_abs_effect DESC LIMIT 1"
+        )
+    said = ask("stats", "--by", "topic")
+    for row in expected.itertuples():
+        interval = "—" if row.documents == 1 else f"{row.low:.3f} to {row.high:.3f}"
+        assert re.search(rf"{row.topic} +{row.mean:.3f}  {interval} +{row.positions:,}", said.out)
+    rows = json.loads(ask("heads", "--by", "1", "--limit", 3, "--json").out)["effects"]["rows"]
+    assert len(rows) == 3
+    assert (rows[0]["layer"], rows[0]["head"]) == tuple(most.iloc[0])
+    wrong = ask("stats", "--by", "topics")
+    assert wrong.status == 2
+    assert "has the keys id, topic" in wrong.err

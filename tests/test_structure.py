@@ -121,6 +121,7 @@ STORE_IN_INGEST = {  # by the file that imports it
     "prompts.py": {"store.writer", "store.windows"},
     "codes.py": {"store.layout"}, "steps.py": {"store.layout"}, "run_summary.py": {"store.layout"},
     "ablation.py": {"store.scores", "store.writer"}, "explain.py": {"store.writer"},
+    "condition.py": {"store.metadata"},
     "errors.py": {"store.errors"}, "toward.py": {"store.running"}, "runner.py": {"store.running"},
     "ablate.py": {"store.running"}, "patch.py": {"store.running"},
     "unit_effects.py": {"store.means", "store.writer"},

@@ -50,6 +50,14 @@ Run = Annotated[
         callback=run_in_file,
     ),
 ]
+By = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="Show means by groups of documents: a key of their metadata, or an expression in SQL, such as "
+        '"year // 10 * 10".',
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(

@@ -184,6 +184,18 @@ def mean_with_interval(heading: str, unit: str = "") -> Columns:
     )
 
 
+def means_by(group: str, heading: str, unit: str, *of: Column) -> Columns:
+    """Return the columns for means by groups of documents; `group`: the groups' name; `of`: more columns."""
+    return (
+        text(group, group),
+        *of,
+        number(f"{heading} ({unit})", "mean"),
+        words(f"95 % interval ({unit})", "low", lambda row: _from_to(row["low"], row["high"])),
+        count("positions (n)", "positions"),
+        count("documents (resampled)", "documents"),
+    )
+
+
 MEAN_EFFECT = mean_with_interval("mean effect", "logits")
 MEAN_ACTIVATION = mean_with_interval("mean activation")
 ATTENTION = (

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from annotate_transformer.app.cli.options import Db, Json, Limit, Run
+from annotate_transformer.app.cli.options import By, Db, Json, Limit, Run
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.printed import (
     dump,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from annotate_transformer.store.elsewhere.place import Place
 
 commands = typer.Typer(rich_markup_mode=None)
+LOSS = "-next_logprob"
 STRONGEST = "FROM {} WHERE run_id = $run ORDER BY mean_abs_effect DESC LIMIT $k"
 
 
@@ -55,12 +56,19 @@ def current_runs(db: "Place") -> "pd.DataFrame":
 
 
 @commands.command(epilog="Example: annotate stats --db demo.duckdb")
-def stats(db: Db, run: Run = None, limit: Limit = 10, as_json: Json = False) -> None:
+def stats(db: Db, run: Run = None, by: By = None, limit: Limit = 10, as_json: Json = False) -> None:
     """Show a run in numbers: loss, correct top predictions, heads and neurons with the largest effects."""
     from annotate_transformer import store
 
     with store.open(db) as s, s.together():
         number = s.run(run)
+        if by is not None:
+            found = s.mean(LOSS, by=by, metadata=True, run=number)
+            if as_json:
+                print_json({"loss": found}, number)
+                return
+            print_table(f"Run {number}: loss by {by}", found, columns.means_by(by, "loss", "nats"))
+            return
         frames = {
             "totals": s.stats(number),
             "heads": s.question(STRONGEST.format("head_stats"), number, k=limit).ask(),

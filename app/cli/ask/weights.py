@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from annotate_transformer.app.cli.options import Db, Json, Limit, Model, Run
+from annotate_transformer.app.cli.options import By, Db, Json, Limit, Model, Run
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.printed import err, print_json, print_table
 from annotate_transformer.app.present.words import beside_rotated, visible
@@ -65,14 +65,30 @@ def heads(
     db: Db,
     kind: Annotated[str | None, typer.Option(help="Kind of composition: Q, K or V [default: all].")] = None,
     run: Run = None,
+    by: By = None,
     model: Model = None,
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """List heads: their composition, and their behaviour on text, on random tokens and by their weights."""
+    """List heads: their composition, and their behaviour on text, on random tokens and by their weights.
+
+    With --by, show each head's mean |direct effect| on the next token in each group of documents instead.
+    """
     from annotate_transformer import store
+    from annotate_transformer.store.means import COUNTED
 
     with store.open(db) as s, s.together():
+        if by is not None:
+            number, groups = s.run(run), [by, "layer", "head"]
+            found = s.mean("abs(toward_next)", "heads", COUNTED, by=groups, metadata=True, run=number)
+            largest = found.sort_values("mean", ascending=False).groupby(by, dropna=False).head(limit)
+            shown = largest.sort_values([by, "mean"], ascending=[True, False], kind="stable")
+            if as_json:
+                print_json({"effects": shown}, number)
+                return
+            title = f"Run {number}: heads with the largest mean |direct effect| on the next token, by {by}"
+            print_table(title, shown, columns.means_by(by, "mean |effect|", "logits", columns.a_head()))
+            return
         weights = s.weights(run, model)
         frames = {"behaviour": weights.behaviour(), "compositions": weights.compositions(kind, limit)}
     if as_json:
