@@ -74,6 +74,7 @@ def _goals() -> Iterator[Goal]:
         yield Goal(asked, "≤ 10 ms", lookups, f"{kind}: .*", "warm p95")
         times = "the same at 10 million tokens, times as long"
         yield Goal(times, "≤ 2", at_10_million, f"{kind}: .*", "warm p95", beside=lookups)
+    yield Goal("two workers of one thread ÷ one", "≤ 0.6", "parts .*", "2, .*", "÷ one worker")
     yield Goal("verify ÷ ingest", "≤ 0.2", "verify pythia-70m .*", "verify, .*", "÷ ingest")
     yield Goal("pages of the app, 95th percentile", "≤ 1,500 ms", "pages .*", "(?!step:).*", "p95")
     yield Goal("steps within one, 95th percentile", "≤ 300 ms", "pages .*", "step: .*", "p95")

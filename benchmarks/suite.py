@@ -32,6 +32,7 @@ PARTS = {
     "gpu": ("ingest.py", *INGESTED, "--tokens", "{tokens}", "--device", "cuda"),
     "transformer_lens": ("against_transformer_lens.py", *INGESTED),
     "writing": ("writing.py", *INGESTED),
+    "parts": ("parts.py", *INGESTED, "--tokens", "{tokens}"),
     "memory": ("memory.py", *INGESTED, "--tokens", "{tokens}"),
     "storage": ("storage.py", *INGESTED, "--tokens", "{tokens}", "--plot", "{plot}"),
     "exactness": ("exactness.py", *INGESTED, "--plot", "{plot}"),

@@ -1,5 +1,6 @@
 """A run made of parts is the run that one process makes, whatever happens to the parts and to the merge."""
 
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.corpus.tokens import Tokenizer
 from annotate_transformer.ingest.errors import SettingsError
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.models.names import EMBEDDED, resolve
 from annotate_transformer.ingest.run.deep import verify_deep
 from annotate_transformer.ingest.run.merge import merge
 from annotate_transformer.ingest.run.pipeline import RunReport, ingest
@@ -232,6 +233,58 @@ def test_parts_make_the_store_that_one_process_makes(
     assert (report.status, report.merged, report.notes) == ("finished", len(files), [])
     assert table_differences(whole(kind), db) == {}
     assert_sound(db)
+
+
+AT_LENGTH = {
+    "plain": Settings(),
+    "lens": Settings(lens=True),
+    "all neurons": Settings(keep_neurons=None),
+    "stride": Settings(stride=160),
+    "bos": Settings(bos=True),
+}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", AT_LENGTH)
+def test_60_000_tokens_in_parts_are_those_of_one_process(
+    kind: str, annotated_at_length: Annotate, tmp_path: Path
+) -> None:
+    settings = replace(AT_LENGTH[kind], limit_tokens=60_000, shard_tokens=2_500)
+    whole = tmp_path / "whole.duckdb"
+    assert annotated_at_length(whole, settings).tokens == 60_000
+    for parts in (1, 2, 5, 16):
+        folder, db = tmp_path / f"{parts}", tmp_path / "merged.duckdb"
+        folder.mkdir()
+        files = in_parts(annotated_at_length, folder, settings, parts)
+        if parts == 16:
+            ends = [
+                sql(file, "SELECT min(document_id), max(document_id) FROM documents")[0] for file in files
+            ]
+            assert any(a[1] == b[0] for a, b in pairwise(ends)), "no document spans two parts"
+        merge(files, db)
+        assert table_differences(whole, db) == {}, f"in {parts} parts"
+        shutil.rmtree(folder)
+        db.unlink()
+
+
+@pytest.fixture(scope="module")
+def annotated_at_length(tmp_path_factory: pytest.TempPathFactory) -> Annotate:
+    """What annotates the embedded corpus in documents of 1 to 40 of its own, so that some are long."""
+    model, file = Model(resolve("neox-2m")), tmp_path_factory.mktemp("long") / "long.jsonl"
+    lines = (EMBEDDED / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    with file.open("w", encoding="utf-8") as out:
+        for size in (1, 40, 3, 20, 2) * len(texts):
+            drawn, texts = texts[:size], texts[size:] + texts[:size]
+            out.write(json.dumps({"text": "\n\n".join(drawn)}) + "\n")
+            if out.tell() > 300_000:
+                break
+
+    def run(db: Path, settings: Settings, part: PartOf | None = None) -> RunReport:
+        with Corpus([str(file)]) as documents:
+            return ingest(documents, model, str(db), settings, part=part)
+
+    return run
 
 
 @pytest.mark.soak
