@@ -653,6 +653,9 @@ def test_local_processes_killed_interrupted_and_resumed(
     until(lambda: children(running.process.pid or 0))
     os.kill(children(running.process.pid or 0)[0], signal.SIGKILL)
     until(lambda: "part 1 of 3 ended with status -9 and is started again" in running.said())
+    assert "Another command is annotating the parts in x.duckdb.parts" in said(
+        annotate(*command, folder=tmp_path), status=2
+    )
     until_committed(folder / "part-1.duckdb", 1, lambda: not running.alive)
     mine = children(running.process.pid or 0)
     running.send(signal.SIGINT)

@@ -412,8 +412,11 @@ def _may_be_finished(db: Path, parts: Parts) -> bool:
         return False
     if not parts.folder.exists():
         return True
-    with store.open(db) as opened:
-        return bool((opened.runs()["status"] == "finished").any())
+    try:
+        with store.open(db) as opened:
+            return bool((opened.runs()["status"] == "finished").any())
+    except store.NotAStore:  # it is empty; other files were refused before
+        return False
 
 
 def _finished_run(

@@ -4,8 +4,8 @@ The stores of the parts of a store X are in the folder X.parts until they are me
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +25,7 @@ commands = typer.Typer(rich_markup_mode=None)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+LOCK = "command.lock"  # a file in the folder of the parts, locked by the command that is at work on it
 # OWN: parameters of the whole command, which are not passed on to the processes of the parts
 OWN = {
     "sources", "db", "parts", "jobs", "ray", "cpus_per_part", "gpus_per_part", "part", "plan", "fresh",
@@ -117,14 +118,42 @@ def annotated_in_parts(
 
     `starting`: gives what starts their processes; `versions`: those of libraries that identify the run.
     """
-    if fresh:
-        shutil.rmtree(parts.folder, ignore_errors=True)
     parts.folder.mkdir(exist_ok=True)
-    with stopping.finishing(), starting() as starter:
-        complete = parts.annotate(starter, versions)
-    if not complete:
-        out.print("Stopped as asked; the same command resumes from here.")
-        raise typer.Exit(128 + stopping.asked())
-    report = merged(parts.files, db, parts.watch, fresh=fresh)
-    shutil.rmtree(parts.folder, ignore_errors=True)
+    with _alone(parts.folder, fresh):
+        with stopping.finishing(), starting() as starter:
+            complete = parts.annotate(starter, versions)
+        if not complete:
+            out.print("Stopped as asked; the same command resumes from here.")
+            raise typer.Exit(128 + stopping.asked())
+        report = merged(parts.files, db, parts.watch, fresh=fresh)
+        shutil.rmtree(parts.folder, ignore_errors=True)
     return report
+
+
+@contextmanager
+def _alone(folder: Path, fresh: bool) -> Iterator[None]:
+    """Context manager: keep other commands out of the folder of the parts; `fresh`: empty it first.
+
+    Raises:
+        SettingsError: another command is at work on it.
+    """
+    from filelock import FileLock, Timeout
+
+    from annotate_transformer.ingest.errors import SettingsError
+    from annotate_transformer.store.whole import remove
+
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SettingsError(
+            f"Another command is annotating the parts in {folder}. Wait until it has ended, or give another "
+            "--db."
+        ) from error
+    try:
+        for file in folder.iterdir() if fresh else ():
+            if file.name != LOCK:
+                remove(file)
+        yield
+    finally:
+        lock.release()
