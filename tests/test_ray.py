@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ ray = pytest.mark.skipif(
 )
 ON_TWO = ("--ray", "local", "--cpus-per-part", 0.5, "--jobs", 2)
 LOCALLY = ("--jobs", 2)
+SLOW = 400.0  # seconds that a command with Ray may take where other processes share the cores
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def of_parts(running: Running) -> dict[int, psutil.Process]:
-    """The processes that annotate parts, by the part's number."""
+    """The processes below another one that annotate parts, by the part's number."""
     found = dict[int, psutil.Process]()
     with suppress(psutil.NoSuchProcess):
         for process in psutil.Process(running.process.pid).children(recursive=True):
@@ -85,7 +86,7 @@ def test_a_worker_killed_in_the_middle_of_a_part(run: Run, tmp_path: Path) -> No
     assert worker and worker.name().startswith("ray::"), worker
     worker.kill()
     until(lambda: is_gone(child))
-    result = running.wait()
+    result = running.wait(SLOW)
     assert (result.status, "Traceback" in result.err) == (0, False), result.err
     assert "part 1 of 2 ended with status -9 and is started again" in result.err
     assert re.fullmatch(r"Run 1: [\d,]+ tokens in 2 parts merged, [\d.]+ MB in x\.duckdb\.\n", result.out)
@@ -101,11 +102,11 @@ def test_ctrl_c_lets_every_part_finish_its_shard(run: Run, tmp_path: Path) -> No
     until_committed(tmp_path / "x.duckdb.parts" / "part-1.duckdb", 1, lambda: not running.alive)
     mine = psutil.Process(running.process.pid).children(recursive=True)
     running.send(signal.SIGINT)
-    result = running.wait()
+    result = running.wait(SLOW)
     assert (result.status, "Traceback" in result.err) == (130, False), result.err
     assert result.out == "Stopped as asked; the same command resumes from here.\n"
     until(lambda: all(map(is_gone, mine)))
-    result = annotate(*command, folder=tmp_path)
+    result = start(*command, folder=tmp_path).wait(SLOW)
     assert result.status == 0, result.err
     run.assert_made_in(tmp_path)
 
@@ -157,23 +158,36 @@ def other_machine(tmp_path: Path) -> Iterator[str]:
         (folder / name).mkdir(parents=True)
     about = "Metadata-Version: 2.1\nName: tokenizers\nVersion: 0.0.1\n"
     (folder / "other" / "tokenizers-0.0.1.dist-info" / "METADATA").write_text(about)
+    with cluster(folder, _machine_of_its_own) as (address, _):
+        yield address
+
+
+@contextmanager
+def cluster(folder: Path, function: Callable[[str, int], None]) -> Iterator[tuple[str, Running]]:
+    """A cluster of one machine, by its address and its first process; the function starts it, in a child."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    running = start_function(_cluster, str(folder), port, folder=folder)
-    until(lambda: "--block" in running.printed() or not running.alive)
-    assert running.alive, running.said()
-    yield f"127.0.0.1:{port}"
-    for process in [*psutil.Process(running.process.pid).children(recursive=True), running.process]:
-        process.kill()
-    running.wait()
+    running = start_function(function, str(folder), port, folder=folder)
+    try:
+        until(lambda: "--block" in running.printed() or not running.alive)
+        assert running.alive, running.said()
+        yield f"127.0.0.1:{port}", running
+    finally:
+        for process in [*psutil.Process(running.process.pid).children(recursive=True), running.process]:
+            process.kill()
+        running.wait()
+
+
+def _machine_of_its_own(folder: str, port: int) -> None:
+    if not mounted(f"{folder}/hidden", 2**20):
+        print("no disk of its own", file=sys.stderr, flush=True)
+    os.environ["PYTHONPATH"] = f"{folder}/other"
+    _cluster(folder, port)
 
 
 def _cluster(folder: str, port: int) -> None:
-    if not mounted(f"{folder}/hidden", 2**20):
-        print("no disk of its own", file=sys.stderr, flush=True)
-    # What was preloaded here is of no use for the cluster, and its threads do not outlive exec
-    os.environ |= {"PYTHONPATH": f"{folder}/other", "RAY_raylet_start_wait_time_s": "240"}
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # else it depends on whether there is a token in the home folder
+    # Without RAY_AUTH_MODE it depends on whether there is a token in the home folder
+    os.environ |= {"RAY_raylet_start_wait_time_s": "240", "RAY_AUTH_MODE": "disabled"}
     options = f"--head --block --port={port} --num-cpus=1 --include-dashboard=false --disable-usage-stats"
     script = str(Path(sys.prefix) / "bin" / "ray")
     os.execv(script, [script, "start", *options.split(), f"--object-store-memory={80 * 2**20}"])
@@ -192,6 +206,25 @@ def test_a_machine_that_is_not_like_this_one(other_machine: str, run: Run, tmp_p
         pytest.skip("this system gives a process no disk of its own")
     told = refused(annotate(*run.words, *options, "--db", hidden / "x.duckdb", folder=tmp_path))
     assert f"does not see the folder {hidden}/x.duckdb.parts" in told
+
+
+@ray
+@pytest.mark.soak
+def test_a_killed_command_leaves_no_process_on_its_cluster(run: Run, tmp_path: Path) -> None:
+    """Which stays, and runs the same command again."""
+    (folder := tmp_path / "of ray").mkdir()
+    with cluster(folder, _cluster) as (address, machine):
+        command = run.command("--parts", 2, "--ray", address, "--cpus-per-part", 0.5)
+        running = start(*command, folder=tmp_path)
+        until_committed(tmp_path / "x.duckdb.parts" / "part-1.duckdb", 1, lambda: not running.alive)
+        there = [*of_parts(machine).values()]
+        running.send(signal.SIGKILL)
+        assert running.wait().status == -signal.SIGKILL
+        assert there
+        until(lambda: all(map(is_gone, there)))
+        result = start(*command, folder=tmp_path).wait(SLOW)
+        assert result.status == 0, result.err
+    run.assert_made_in(tmp_path)
 
 
 def test_without_ray_a_sentence_says_how_to_install_it(run: Run, tmp_path: Path) -> None:
@@ -266,8 +299,8 @@ def test_twenty_five_kills_of_workers_processes_and_merges(
         running = start(*command, folder=tmp_path)
         while running.alive and kills < 25:
             kills += _killed_one(running, draw)
-        finished += _is_sound(running.wait(600), run, tmp_path)
-    result = start(*command, folder=tmp_path).wait(600)
+        finished += _is_sound(running.wait(SLOW), run, tmp_path)
+    result = start(*command, folder=tmp_path).wait(SLOW)
     assert result.status == 0, result.err
     run.assert_made_in(tmp_path)
     print(f"{kills} kills, and {finished} finished runs meanwhile")
@@ -322,7 +355,7 @@ def test_a_full_disk_of_one_part_and_complete_parts_that_start_no_process(run: R
     running = start(*command, folder=tmp_path)
     until(lambda: (folder / "part-3.log").exists() or not running.alive)
     assert running.alive and (folder / "part-1.log").stat().st_mtime_ns == before
-    assert running.wait().status == 0
+    assert running.wait(SLOW).status == 0
     run.assert_made_in(tmp_path)
 
 
