@@ -6,10 +6,10 @@ if TYPE_CHECKING:
     from annotate_transformer.ingest.live.runner import ModelRunner
     from annotate_transformer.ingest.models.model import Model
     from annotate_transformer.store import Store
-    from annotate_transformer.store.elsewhere.place import Place
+    from annotate_transformer.store.elsewhere.place import Address
 
 
-def open(path: "str | Place", *, model: Any = None, tokenizer: Any = None) -> "Store":
+def open(path: "Address", *, model: Any = None, tokenizer: Any = None) -> "Store":
     """Open the store at `path`; it loads a run's model when stored rows cannot answer a question.
 
     Such questions ask for the terms toward any token, difference or direction, the likeliest next tokens, or

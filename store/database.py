@@ -19,7 +19,7 @@ from typing import Any
 import duckdb
 from filelock import Timeout
 
-from annotate_transformer.store.elsewhere.place import Elsewhere, Place, place
+from annotate_transformer.store.elsewhere.place import Address, Elsewhere, Place, place
 from annotate_transformer.store.errors import (
     DamagedStore,
     DiskFull,
@@ -164,7 +164,7 @@ class Reading:
     Opening the file takes longer than most queries. Threads share the open file; each has its own `cursor`.
     """
 
-    def __init__(self, path: str | Place, wait: float) -> None:
+    def __init__(self, path: Address, wait: float) -> None:
         self.path, self.wait = place(path), wait
         self._changed = threading.Condition()
         self._con: duckdb.DuckDBPyConnection | None = None

@@ -7,6 +7,7 @@
     │   │   └── DamagedStore         the file is corrupt: its bytes have changed
     │   ├── OtherSchemaVersion       written by another version of this package
     │   ├── NoSuchRun                the store does not have the run
+    │   ├── NotOneRun                the parts of a run do not make one whole run
     │   ├── NoSuchModel              the store does not have the model, or has several of this name
     │   ├── NoSuchUnit               the run's model does not have the neuron or head
     │   ├── NoSuchPosition           the store does not have the position
@@ -57,6 +58,10 @@ class OtherSchemaVersion(StoreError):
 
 class NoSuchRun(StoreError):
     """The store has no run with this id."""
+
+
+class NotOneRun(StoreError):
+    """Parts are of different runs, overlap, are incomplete or missing."""
 
 
 class NoSuchModel(StoreError):

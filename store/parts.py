@@ -5,7 +5,7 @@ Its rows have the ids that the run has in that file; the copied rows get the ids
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow as pa
 from annotate_transformer.store.catalogue import Table, catalogue
 from annotate_transformer.store.checksum import Change, CopiedChange, of_shard, recorded, whole
 from annotate_transformer.store.database import READING, connection
-from annotate_transformer.store.errors import DamagedStore, NoSuchRun
+from annotate_transformer.store.errors import DamagedStore, NoSuchRun, NotOneRun
 from annotate_transformer.store.layout import DOCUMENTS_A_CORPUS, PASSAGES_A_DOCUMENT, POSITIONS_A_RUN
 from annotate_transformer.store.location import located
 from annotate_transformer.store.queries import literal, named
@@ -172,6 +172,81 @@ def differences(one: Provenance, other: Provenance) -> list[str]:
     return told or ["the model's configuration"]
 
 
+def distinct_files(files: Sequence[Path]) -> Sequence[Path]:
+    """Return the files; raise NotOneRun if one is given twice, under whatever names."""
+    seen = set[Path]()
+    for file in files:
+        if located(file) in seen:
+            raise NotOneRun(f"{file} is given twice. Give each part once.")
+        seen.add(located(file))
+    return files
+
+
+def checked(parts: Sequence[StoredPart]) -> list[StoredPart]:
+    """Return the parts in the order of their positions, after checking that they make one whole run.
+
+    Raises:
+        NotOneRun: parts of different runs, with different shards, incomplete, twice or missing.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        if part.provenance.identity != first.provenance.identity:
+            differ = ", ".join(differences(first.provenance, part.provenance))
+            raise NotOneRun(
+                f"{first.path} and {part.path} are parts of different runs: {differ}. Annotate the second "
+                "one again with the settings and versions of the first, or leave it out."
+            )
+        if part.record["plan_sha256"] != first.record["plan_sha256"]:
+            raise NotOneRun(
+                f"{first.path} and {part.path} are cut into other shards: --shard-tokens was another. "
+                "Annotate the second one again with the --shard-tokens or the --plan of the first."
+            )
+    for part in parts:
+        if not part.is_complete:
+            raise NotOneRun(
+                f"{part.path} has {part.name} only to shard {part.shards[-1][0]} of {_range(part)}. The same "
+                "`annotate ingest` completes it."
+            )
+    ordered = sorted(parts, key=lambda part: (part.record["first_shard"], str(part.path)))
+    _check_ranges(ordered)
+    return ordered
+
+
+def _check_ranges(ordered: Sequence[StoredPart]) -> None:
+    shards, reached, before = ordered[0].record["shards"], 0, None
+    missing = list[str]()
+    for part in ordered:
+        first = part.record["first_shard"]
+        if before is not None and first < reached:
+            raise NotOneRun(
+                f"{before.path} ({before.name}, {_range(before)}) and {part.path} ({part.name}, "
+                f"{_range(part)}) have the same shards. Leave one of them out."
+            )
+        if first > reached:
+            missing.append(_shards(reached, first - 1))
+        reached, before = part.record["last_shard"] + 1, part
+    if reached < shards:
+        missing.append(_shards(reached, shards - 1))
+    if missing:
+        there = {part.record["part"] for part in ordered}
+        parts = ordered[0].record["parts"]
+        same = all(part.record["parts"] == parts for part in ordered)
+        lacking = [f"{n}/{parts}" for n in range(1, parts + 1) if same and n not in there]
+        named = f" ({', '.join(lacking)})" if lacking else ""
+        raise NotOneRun(
+            f"A part is missing{named}: {' and '.join(missing)} of {shards} shards are in none of the files. "
+            "Give all parts of the run."
+        )
+
+
+def _shards(first: int, last: int) -> str:
+    return f"shard {first}" if first == last else f"shards {first} to {last}"
+
+
+def _range(part: StoredPart) -> str:
+    return _shards(part.record["first_shard"], part.record["last_shard"])
+
+
 class Copy:
     """The rows of a part, to be copied into another store within the transaction of a `Writer`.
 
@@ -275,12 +350,16 @@ class Copy:
         return Change(catalogue()["token_direction"], self.moved["model_id"], where=where, parameters=written)
 
 
-def copying(table: Table) -> str:
-    """Return the statement that copies a table's rows of one owner from the attached database `part`."""
-    owned = table.owned.replace("$id", f"$part_{table.owner}_id").replace(" base.", " part.base.")
+def copying(table: Table, part: str = "part", moved: Mapping[str, str] = MOVED) -> str:
+    """Return the statement that copies a table's rows of one owner from the attached database `part`.
+
+    `moved`: column with an id → SQL expression of the id in the new store; empty if the ids stay as they are.
+    """
+    owned = table.owned.replace("$id", f"$part_{table.owner}_id").replace(" base.", f" {part}.base.")
     columns = {column.name for column in table.columns}
-    moved = ", ".join(f"{value} AS {name}" for name, value in MOVED.items() if name in columns)
-    rows = f"SELECT * REPLACE ({moved}) FROM part.base.{table.name} WHERE {owned}"
+    changed = ", ".join(f"{value} AS {name}" for name, value in moved.items() if name in columns)
+    replaced = f" REPLACE ({changed})" if changed else ""
+    rows = f"SELECT *{replaced} FROM {part}.base.{table.name} WHERE {owned}"
     if table.name in ONCE:
         rows = f"SELECT * FROM ({rows}) ANTI JOIN base.{table.name} USING ({', '.join(ONCE[table.name])})"
         rows += f" ORDER BY {', '.join(table.ordered_by)}"

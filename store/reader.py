@@ -24,7 +24,7 @@ from annotate_transformer.store.computed import (
     score_frame,
 )
 from annotate_transformer.store.database import WAIT_SECONDS
-from annotate_transformer.store.elsewhere.place import Place
+from annotate_transformer.store.elsewhere.place import Address
 from annotate_transformer.store.errors import (
     BadQuestion,
     NoInputs,
@@ -808,8 +808,10 @@ def _number(value: Any) -> float | None:
     return None if pd.isna(value) else float(value)
 
 
-def open(path: str | Place, *, wait: float = WAIT_SECONDS) -> Store:
+def open(path: Address, *, wait: float = WAIT_SECONDS) -> Store:
     """Open the store at `path` for reading.
+
+    `path`: the store's file, the folder or a list of the files with the parts of a run, or an address
 
     Raises:
         NotAStore, OtherSchemaVersion, StoreBusy: see store.errors.

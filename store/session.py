@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from annotate_transformer.store.database import WAIT_SECONDS, Reading, connect, damage_as_sentence, is_damage
-from annotate_transformer.store.elsewhere.place import Place, place
+from annotate_transformer.store.elsewhere.place import Address, place
 from annotate_transformer.store.errors import BadQuestion, NoModel, NoSuchRun
 from annotate_transformer.store.queries import named, plain
 from annotate_transformer.store.running import Runner
@@ -35,7 +35,7 @@ class Session:
     """
 
     def __init__(
-        self, path: str | Place, wait: float = WAIT_SECONDS, runner: Callable[[], Runner] | None = None
+        self, path: Address, wait: float = WAIT_SECONDS, runner: Callable[[], Runner] | None = None
     ) -> None:
         """`runner`: a function that returns a `Runner` for the runs' models; it is called at first use."""
         self.path, self.wait, self._make_runner = place(path), wait, runner

@@ -12,7 +12,7 @@ import duckdb
 from annotate_transformer.store.catalogue import catalogue, every_block
 from annotate_transformer.store.checksum import Sums, differing, owners
 from annotate_transformer.store.database import WAIT_SECONDS, Reading, no_room_as_sentence
-from annotate_transformer.store.elsewhere.place import Place
+from annotate_transformer.store.elsewhere.place import Address
 from annotate_transformer.store.errors import DamagedStore, NoSuchRun, NotAStore
 from annotate_transformer.store.queries import named
 
@@ -47,7 +47,7 @@ class Finding:
         return "store" if self.model_id is None else f"model {self.model_id}"
 
 
-def verify(path: str | Place, run_id: int | None = None, *, quick: bool = False) -> Iterator[Finding]:
+def verify(path: Address, run_id: int | None = None, *, quick: bool = False) -> Iterator[Finding]:
     """Check the store, each model and each run; yield one finding per check.
 
     A finding's `broken` is 0 if the check passed.

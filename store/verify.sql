@@ -991,7 +991,7 @@ WITH different AS (
     FROM relevant_heads(run := $run_id) r SEMI JOIN base.head_prompt USING (run_id, layer, neuron)
 ), held AS (
     SELECT h.layer, h.neuron, h.source_layer, h.source_head, count(*) AS prompts, count(DISTINCT h.prompt) AS different,
-           count(*) FILTER (h.is_held_out) AS held_out, count(DISTINCT p.rowid) AS tested,
+           count(*) FILTER (h.is_held_out) AS held_out,
            count(*) FILTER (o.duplicate_of IS NULL AND h.is_active = coalesce(s.above_mean > l.std_threshold, false)
                             AND h.probability BETWEEN 0 AND 1 + $tolerance AND h.ablated_probability BETWEEN 0 AND 1 + $tolerance
                             AND p.activation_p BETWEEN 0 AND 1 AND p.probability_p BETWEEN 0 AND 1) AS sound
@@ -1007,7 +1007,7 @@ SELECT 'head L' || source_layer || 'H' || source_head || ' of neuron L' || layer
        || ', at most half of them held out' AS problem
 FROM wanted w FULL JOIN held h USING (layer, neuron, source_layer, source_head)
 WHERE NOT coalesce(h.prompts = w.prompts AND h.different = w.prompts AND h.sound = w.prompts
-                   AND h.tested = 1 AND 2 * h.held_out <= w.prompts, false)
+                   AND 2 * h.held_out <= w.prompts, false)
 
 -- name: near-duplicates among prompts
 -- If two prompts of a neuron are near-duplicates, either both are held out or neither is. Near-duplicates end with the

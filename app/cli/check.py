@@ -5,7 +5,6 @@ A closure error is the sum of a position's terms minus the logit.
 
 from dataclasses import asdict
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from annotate_transformer.store import Finding
+    from annotate_transformer.store.elsewhere.place import Place
 
 commands = typer.Typer(rich_markup_mode=None)
 out = Console(highlight=False)
@@ -65,7 +65,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def _deep(file: Path, run: int | None, n: int) -> "Iterator[Finding]":
+def _deep(file: "Place", run: int | None, n: int) -> "Iterator[Finding]":
     from annotate_transformer.ingest.run.deep import verify_deep
 
     return verify_deep(file, run, n)

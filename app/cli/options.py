@@ -22,9 +22,19 @@ _DB: dict[str, Any] = {"envvar": VARIABLE, "is_eager": True}
 
 def _place(address: str) -> Place:
     """Return the place of a store that is only read."""
-    from annotate_transformer.store.elsewhere.place import place  # only now, because it imports DuckDB
+    from annotate_transformer.store.elsewhere.place import Elsewhere, place  # only now: it imports DuckDB
 
-    return place(address)
+    found = place(address)
+    if isinstance(found, Elsewhere):
+        found.tell = _tell
+    return found
+
+
+def _tell(sentence: str) -> None:
+    """Print what takes long."""
+    from annotate_transformer.app.present.console import Console
+
+    Console(stderr=True, highlight=False).print(f"annotate: {sentence}", markup=False, soft_wrap=True)
 
 
 _STORE = f"The store, a DuckDB file [default: db in {FILE}]"
@@ -40,7 +50,7 @@ DbToDescribe = Annotated[
     typer.Option("--db", help=f"{_STORE[:-1]}, or a new, empty store].", **_READ),
 ]
 DbToRun = Annotated[OptionalPlace, typer.Option("--db", help=f"{_STORE}.", **_READ)]
-File = Annotated[Path, typer.Argument(metavar="FILE", help=f"{_STORE}.", **_DB)]
+File = Annotated[Place, typer.Argument(help=f"{_STORE}.", **_READ | {"metavar": "FILE"})]
 WrittenFile = Annotated[Path, typer.Argument(metavar="FILE", help=f"{_STORE}.", callback=tell_store, **_DB)]
 Run = Annotated[
     int | None,

@@ -10,7 +10,6 @@ import random
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -30,6 +29,7 @@ from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.store.arrow import quoted
 from annotate_transformer.store.catalogue import Table, catalogue
 from annotate_transformer.store.database import create
+from annotate_transformer.store.elsewhere.place import Address
 from annotate_transformer.store.layout import DOCUMENTS_A_CORPUS, POSITIONS_A_RUN, STEPS_A_LOGIT
 from annotate_transformer.store.queries import named
 from annotate_transformer.store.session import Session
@@ -58,7 +58,7 @@ class Wanted:
     stored: int
 
 
-def verify_deep(path: str | Path, run_id: int | None, n: int, seed: int = 0) -> Iterator[Finding]:
+def verify_deep(path: Address, run_id: int | None, n: int, seed: int = 0) -> Iterator[Finding]:
     """Annotate the windows of `n` random positions again; yield one `Finding` of differences per table.
 
     Raises:

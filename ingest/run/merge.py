@@ -19,8 +19,9 @@ from annotate_transformer.ingest.errors import SettingsError
 from annotate_transformer.ingest.run.run_summary import NONE, RunSummary
 from annotate_transformer.ingest.run.shard import finish_run
 from annotate_transformer.store.database import connection
+from annotate_transformer.store.errors import NotOneRun
 from annotate_transformer.store.location import located
-from annotate_transformer.store.parts import Copy, StoredPart, differences, read_part
+from annotate_transformer.store.parts import Copy, StoredPart, checked, distinct_files, read_part
 from annotate_transformer.store.writer import Begun, Writer, portions
 
 
@@ -54,7 +55,8 @@ def merge(
     `watch`: called with the number of parts that are merged and of all parts.
 
     Raises:
-        SettingsError: the parts do not make one whole run, or `path` has an unfinished run or part of it.
+        NotOneRun: the parts do not make one whole run.
+        SettingsError: `path` has an unfinished run or part of it.
         StoreError: a file cannot be read or written.
     """
     parts = checked([read_part(file) for file in _distinct(files, path)])
@@ -107,80 +109,11 @@ class _Merging:
 
 
 def _distinct(files: Sequence[Path], path: str | Path) -> Sequence[Path]:
-    """Return the files; raise SettingsError if a file is given twice, or is the store to be written."""
-    seen = set[Path]()
+    """Return the files; raise NotOneRun if a file is given twice, or is the store to be written."""
     for file in files:
         if located(file) == located(path):
-            raise SettingsError(f"{file} is a part and cannot be the merged store too. Give another --db.")
-        if located(file) in seen:
-            raise SettingsError(f"{file} is given twice. Give each part once.")
-        seen.add(located(file))
-    return files
-
-
-def checked(parts: Sequence[StoredPart]) -> list[StoredPart]:
-    """Return the parts in the order of their positions, after checking that they make one whole run.
-
-    Raises:
-        SettingsError: parts of different runs, with different shards, incomplete, twice or missing.
-    """
-    first = parts[0]
-    for part in parts[1:]:
-        if part.provenance.identity != first.provenance.identity:
-            differ = ", ".join(differences(first.provenance, part.provenance))
-            raise SettingsError(
-                f"{first.path} and {part.path} are parts of different runs: {differ}. Annotate the second "
-                "one again with the settings and versions of the first, or leave it out."
-            )
-        if part.record["plan_sha256"] != first.record["plan_sha256"]:
-            raise SettingsError(
-                f"{first.path} and {part.path} are cut into other shards: --shard-tokens was another. "
-                "Annotate the second one again with the --shard-tokens or the --plan of the first."
-            )
-    for part in parts:
-        if not part.is_complete:
-            raise SettingsError(
-                f"{part.path} has {part.name} only to shard {part.shards[-1][0]} of {_range(part)}. The same "
-                "`annotate ingest` completes it."
-            )
-    ordered = sorted(parts, key=lambda part: (part.record["first_shard"], str(part.path)))
-    _check_ranges(ordered)
-    return ordered
-
-
-def _check_ranges(ordered: Sequence[StoredPart]) -> None:
-    shards, reached, before = ordered[0].record["shards"], 0, None
-    missing = list[str]()
-    for part in ordered:
-        first = part.record["first_shard"]
-        if before is not None and first < reached:
-            raise SettingsError(
-                f"{before.path} ({before.name}, {_range(before)}) and {part.path} ({part.name}, "
-                f"{_range(part)}) have the same shards. Leave one of them out."
-            )
-        if first > reached:
-            missing.append(_shards(reached, first - 1))
-        reached, before = part.record["last_shard"] + 1, part
-    if reached < shards:
-        missing.append(_shards(reached, shards - 1))
-    if missing:
-        there = {part.record["part"] for part in ordered}
-        parts = ordered[0].record["parts"]
-        same = all(part.record["parts"] == parts for part in ordered)
-        lacking = [f"{n}/{parts}" for n in range(1, parts + 1) if same and n not in there]
-        named = f" ({', '.join(lacking)})" if lacking else ""
-        raise SettingsError(
-            f"A part is missing{named}: {' and '.join(missing)} of {shards} shards are in none of the files. "
-            "Give all parts of the run."
-        )
-
-
-def _shards(first: int, last: int) -> str:
-    return f"shard {first}" if first == last else f"shards {first} to {last}"
-
-
-def _range(part: StoredPart) -> str:
-    return _shards(part.record["first_shard"], part.record["last_shard"])
+            raise NotOneRun(f"{file} is a part and cannot be the merged store too. Give another --db.")
+    return distinct_files(files)
 
 
 def _merged(writer: Writer, begun: Begun, parts: Sequence[StoredPart]) -> int:

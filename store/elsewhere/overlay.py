@@ -33,6 +33,13 @@ def lay(con: duckdb.DuckDBPyConnection, rows: Callable[[Table], str]) -> None:
     con.execute("COMMIT")
 
 
+def make_tables(con: duckdb.DuckDBPyConnection) -> None:
+    """Make the tables of schema.sql, with their types and indexes, in the default database of `con`."""
+    for statement in _statements():
+        if re.match(r"CREATE (SCHEMA|TYPE|TABLE|INDEX)", statement):
+            con.execute(statement)
+
+
 @cache
 def _statements() -> list[str]:
     """Return the statements of schema.sql in order, without comments before them."""

@@ -2,9 +2,10 @@
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import duckdb
 
@@ -23,6 +24,7 @@ class Elsewhere(ABC):
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self.tell: Callable[[str], None] = lambda sentence: None  # called before what takes long
 
     def __str__(self) -> str:
         return self.address
@@ -53,20 +55,27 @@ class Elsewhere(ABC):
 
 
 Place: TypeAlias = Path | Elsewhere
+# Address: what a user gives: a file, a folder with the parts of a run, the files of all parts, or an address
+Address: TypeAlias = str | os.PathLike[str] | Elsewhere | list[Any] | tuple[Any, ...]
 KINDS = {  # the beginning of an address → the class of `store.elsewhere` for it
     "http://": ("web", "Web"),
     "https://": ("web", "Web"),
 }
 
 
-def place(address: str | os.PathLike[str] | Elsewhere) -> Place:
+def place(address: Address) -> Place:
     """Return the place that a user's address names; a file need not exist."""
     if isinstance(address, Elsewhere):
         return address
+    if isinstance(address, list | tuple) or os.path.isdir(address):
+        return _elsewhere("parts", "Parts", address)
     for begins, (module, name) in KINDS.items():
         if str(address).startswith(begins):
-            # Imported only now, because these modules import more of the store.
-            kind = getattr(import_module(f"annotate_transformer.store.elsewhere.{module}"), name)
-            elsewhere: Elsewhere = kind(str(address))
-            return elsewhere
+            return _elsewhere(module, name, str(address))
     return Path(address)
+
+
+def _elsewhere(module: str, name: str, address: Any) -> Elsewhere:
+    # Imported only now, because these modules import more of the store.
+    made: Elsewhere = getattr(import_module(f"annotate_transformer.store.elsewhere.{module}"), name)(address)
+    return made

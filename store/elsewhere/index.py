@@ -1,0 +1,217 @@
+"""Make the index of a run in parts: everything but the rows of its positions, merged as by `annotate merge`.
+
+The index is a DuckDB file with the tables of schema.sql. Of the tables with rows of positions it has only
+`position`, which nearly every question reads; the others are empty in it, and their rows stay in the parts.
+It also has the table part_file, which says from which files it was made.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+
+from annotate_transformer.store.catalogue import Table, catalogue
+from annotate_transformer.store.checksum import whole
+from annotate_transformer.store.database import NO_EXTENSIONS, READING, SCHEMA_VERSION, SETTINGS, WRITING
+from annotate_transformer.store.elsewhere import overlay
+from annotate_transformer.store.errors import NotOneRun
+from annotate_transformer.store.location import located, temporary_folder
+from annotate_transformer.store.parts import OF_POSITIONS, StoredPart, checked, copying, read_part
+from annotate_transformer.store.queries import literal, named
+from annotate_transformer.store.whole import remove
+
+IN_INDEX = "position"
+IN_PARTS = tuple(name for name in OF_POSITIONS if name != IN_INDEX)
+OF_FIRST = ("tokenizer", "token", "model", "corpus", "run", "layer_bias", "neuron_direction")
+OF_EACH = ("shard", "document", "passage", "token_direction", "sample_position", IN_INDEX)
+
+
+class PartFile(NamedTuple):
+    """A file with a part, as the index records it; `changed`: when it was changed, in nanoseconds."""
+
+    name: str
+    bytes: int
+    changed: int
+    first_position_id: int
+    last_position_id: int
+    schema_version: int
+
+
+def stamps(files: Sequence[Path]) -> list[tuple[str, int, int, int]]:
+    """Return of each file what is the same in the record of an index that is still true."""
+    found = [(file.name, file.stat()) for file in files]
+    return [(name, stat.st_size, stat.st_mtime_ns, SCHEMA_VERSION) for name, stat in found]
+
+
+def recorded(index: Path) -> list[PartFile]:
+    """Return from which files the index was made; an empty list if there is no index, or no whole one."""
+    if not index.exists():
+        return []
+    try:
+        with closing(duckdb.connect(config={**NO_EXTENSIONS})) as con:
+            con.execute(f"ATTACH {literal(str(index))} AS kept ({READING})")
+            return [PartFile(*row) for row in con.execute(named("parts.sql")["recorded"]).fetchall()]
+    except duckdb.Error:
+        return []
+
+
+def is_true(record: Sequence[PartFile], files: Sequence[Path]) -> bool:
+    """Return whether an index with this record was made from these files as they are now."""
+    return [(*row[:3], row.schema_version) for row in record] == stamps(files)
+
+
+def attach(con: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
+    """Attach the files as part_1, part_2, …, to be read."""
+    for number, file in enumerate(files, 1):
+        con.execute(f"ATTACH IF NOT EXISTS {literal(str(located(file)))} AS part_{number} ({READING})")
+
+
+def united(ranges: Sequence[tuple[int, int]], is_in_parts: Callable[[str], bool]) -> Callable[[Table], str]:
+    """Return the function that `overlay.lay` needs: the query for the rows of a table.
+
+    `ranges`: the first and last position_id of part_1, part_2, …; they are constants in the query, so DuckDB
+    leaves out the parts that cannot have a position. `is_in_parts`: whether a table's rows are in the parts.
+    """
+
+    def rows(table: Table) -> str:
+        if not is_in_parts(table.name):
+            return f"FROM kept.base.{table.name}"
+        # The columns have to be qualified, because macros have parameters of the same names.
+        return " UNION ALL ".join(
+            f"SELECT t_.* FROM part_{number}.base.{table.name} t_ "
+            f"WHERE t_.position_id BETWEEN {first} AND {last}"
+            for number, (first, last) in enumerate(ranges, 1)
+        )
+
+    return rows
+
+
+def make(files: Sequence[Path], index: Path) -> None:
+    """Make the index of the parts in `files`, whole or not at all.
+
+    Raises:
+        NotOneRun: the parts do not make one whole run, or have it under different numbers.
+        StoreError: a file cannot be read.
+        OSError: the index cannot be written.
+    """
+    before = stamps(files)
+    parts = checked([read_part(file) for file in files])
+    for part in parts[1:]:
+        if part.ids != parts[0].ids:
+            raise NotOneRun(
+                f"{parts[0].path} and {part.path} have the run, its model or its corpus under different "
+                "numbers, because one of them has other runs too. Merge the parts with `annotate merge`."
+            )
+    new = index.with_name(f"{index.name}.new")
+    _remove(new)
+    try:
+        with closing(
+            duckdb.connect(config={**NO_EXTENSIONS, "temp_directory": temporary_folder(new)})
+        ) as con:
+            attach(con, [part.path for part in parts])
+            con.execute(f"ATTACH {literal(str(new))} AS kept ({WRITING})")
+            for setting in ("ATTACH ':memory:' AS store", "USE kept", *SETTINGS):
+                con.execute(setting)
+            overlay.make_tables(con)
+            con.execute("USE store")
+            _Filling(con, parts).fill()
+            _record(con, files, parts, before)
+        os.replace(new, index)
+    finally:
+        _remove(new)
+
+
+def _remove(new: Path) -> None:
+    for name in (new, Path(f"{new}.wal"), Path(temporary_folder(new))):
+        remove(name)
+
+
+def _record(
+    con: duckdb.DuckDBPyConnection,
+    files: Sequence[Path],
+    parts: Sequence[StoredPart],
+    before: Sequence[tuple[str, int, int, int]],
+) -> None:
+    """Record the files, in their order, as they were before they were read."""
+    con.execute(named("parts.sql")["make_record"])
+    of = {part.path: part.record for part in parts}
+    for number, (file, (name, size, changed, version)) in enumerate(zip(files, before, strict=True)):
+        first, last = (of[file][f"{end}_position_id"] for end in ("first", "last"))
+        row = PartFile(name, size, changed, first, last, version)
+        con.execute(named("parts.sql")["record"], {"number": number, **row._asdict()})
+
+
+class _Filling:
+    """What writes the rows of an index; `con` has the new index as `kept`, and the parts."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, parts: Sequence[StoredPart]) -> None:
+        self.con, self.parts, self.ids = con, parts, parts[0].ids
+
+    def fill(self) -> None:
+        ranges = [
+            (int(part.record["first_position_id"]), int(part.record["last_position_id"]))
+            for part in self.parts
+        ]
+        overlay.lay(self.con, united(ranges, lambda name: name in IN_PARTS))
+        self.con.execute("BEGIN")
+        for number in range(1, len(self.parts) + 1):
+            for name in (*(OF_FIRST if number == 1 else ()), *OF_EACH):
+                self._copy(name, f"part_{number}")
+        self._merge()
+        self._finish()
+        self._record_checksums()
+        self.con.execute("COMMIT")
+
+    def _copy(self, name: str, part: str) -> None:
+        """Copy the rows that a part has of a table; rows that are there already are left out (`ONCE`)."""
+        table = catalogue()[name]
+        owner = {f"part_{table.owner}_id": self.ids[f"{table.owner}_id"]}
+        self._run(copying(table, part, moved={}), **owner)
+
+    def _merge(self) -> None:
+        """Merge the lists, the statistics and the sample of the parts."""
+        queries = named("parts.sql")
+        for table in ("unit_stat", "attention_stat"):
+            self._run(queries[table].replace("{rows}", self._rows(table)))
+        for table, source, keys in (
+            ("top_entry", "top_candidate", ("kind", "list", "layer")),
+            ("sample_unit", "sample_row", ("kind", "layer")),
+        ):
+            rows = self._rows(source)
+            texts = ", ".join(key if key == "layer" else f"{key}::VARCHAR" for key in keys)
+            found = self.con.execute(
+                f"SELECT {texts} FROM ({rows}) GROUP BY {', '.join(keys)} ORDER BY "
+                f"{', '.join(f'any_value({key})' for key in keys)}"
+            ).fetchall()
+            for values in found:
+                self._run(queries[table].replace("{rows}", rows), **dict(zip(keys, values, strict=True)))
+
+    def _finish(self) -> None:
+        """Mark the run as finished, and store what an ingest stores at the end of a run."""
+        self._run(named("parts.sql")["finish_run"].replace("{rows}", self._rows("run")))
+        for query in ("finish_top_sources", "finish_head_offsets"):
+            self._run(named("write.sql")[query], run_id=self.ids["run_id"])
+
+    def _record_checksums(self) -> None:
+        queries = named("parts.sql")
+        copied = queries["checksums_of_positions"].replace("{rows}", self._rows("checksum"))
+        self._run(copied, names=[*OF_POSITIONS])
+        for owner in ("store", "tokenizer", "model", "corpus", "run"):
+            for change in whole(self.con, owner, self.ids.get(f"{owner}_id", 0)):
+                if change.table.name in OF_POSITIONS or (sums := change.sums(self.con)) == (0, 0):
+                    continue
+                key = {"owner": owner, "owner_id": change.owner_id, "name": change.table.name}
+                self._run(queries["checksum"], **key, shard=change.shard, rows=sums[0], checksum=sums[1])
+
+    def _rows(self, table: str) -> str:
+        """Return the query for the rows that all parts have of a table."""
+        columns = {column.name for column in catalogue()[table].columns}
+        where = f" WHERE run_id = {self.ids['run_id']}" if "run_id" in columns else ""
+        parts = range(1, len(self.parts) + 1)
+        return " UNION ALL ".join(f"FROM part_{number}.base.{table}{where}" for number in parts)
+
+    def _run(self, query: str, **parameters: Any) -> None:
+        self.con.execute(query.replace("INSERT INTO base.", "INSERT INTO kept.base."), parameters)

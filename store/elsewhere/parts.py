@@ -1,0 +1,144 @@
+"""The parts of a run, in files of their own, as one store: the parts are not merged, and stay as they are.
+
+Rows of positions are read from the parts. Everything else is merged once into an index beside the parts
+(store/elsewhere/index.py), which is made when the parts are first opened, and again when they have changed.
+"""
+
+import errno
+import hashlib
+import tempfile
+import threading
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from filelock import FileLock
+
+from annotate_transformer.store.database import NO_EXTENSIONS, READING, SETTINGS, connection
+from annotate_transformer.store.elsewhere import index, overlay
+from annotate_transformer.store.elsewhere.place import Elsewhere
+from annotate_transformer.store.errors import NotAStore
+from annotate_transformer.store.location import located, temporary_folder
+from annotate_transformer.store.parts import distinct_files
+from annotate_transformer.store.queries import literal, named
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+IN_FOLDER = "parts.index"  # the name of the index of all parts in a folder
+# _opening: held while a connection is made, because connections of this process share one database.
+_opening = threading.Lock()
+
+
+class Parts(Elsewhere):
+    """A run in parts, by the folder or the files that have them."""
+
+    what, database = "a run in parts", "store"
+
+    def __init__(self, given: str | Path | Sequence[str | Path]) -> None:
+        self.folder = Path(given) if isinstance(given, str | Path) else None
+        self.given = [] if isinstance(given, str | Path) else [Path(file) for file in given]
+        super().__init__(str(self.folder or ", ".join(map(str, self.given))))
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        files = self._files()
+        with _opening:
+            kept = self._index(files)
+            # Connections share the database, whose name tells from which files in which state it was made.
+            name = hashlib.sha256(f"{kept} {kept.stat().st_mtime_ns}".encode()).hexdigest()
+            config: dict[str, Any] = {**NO_EXTENSIONS, "temp_directory": temporary_folder(kept)}
+            con = duckdb.connect(f":memory:{name}", config=config)
+            try:
+                _lay(con, kept, files)
+            except BaseException as error:
+                con.close()
+                if isinstance(error, duckdb.Error):
+                    _explain(files)
+                raise
+        return con
+
+    def refusal(self) -> NotAStore:
+        files = f"{self.folder}/*.duckdb" if self.folder else "PART…"
+        return NotAStore(
+            f"{self.address} is {self.what}, and this needs one file. Make it with `annotate merge {files} "
+            "--db FILE`, and give that file."
+        )
+
+    def _files(self) -> list[Path]:
+        """Return the files with the parts, ordered by name.
+
+        Raises:
+            NotAStore: there is no file.
+            NotOneRun: a file is given twice.
+        """
+        files = [*self.folder.glob("*.duckdb")] if self.folder else self.given
+        if not files:
+            has = "has no file *.duckdb" if self.folder else "is no store"
+            raise NotAStore(
+                f"{self.folder or 'An empty list'} {has}. Give the store's file, or the parts of a run: the "
+                "folder with their files, or all files."
+            )
+        for file in files:
+            if not located(file).exists():
+                raise NotAStore(f"There is no store at {file}. Give all parts of the run.")
+        return sorted(distinct_files(files), key=str)
+
+    def _index(self, files: Sequence[Path]) -> Path:
+        """Return the index of the parts, after making it if there is none that is true."""
+        beside = self._beside(files)
+        try:
+            return self._made(files, beside)
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+        self.tell(f"{beside.parent} cannot be written, so the index of the parts is made for this time only.")
+        return self._made(files, Path(_temporary().name) / beside.name)
+
+    def _beside(self, files: Sequence[Path]) -> Path:
+        """Return where the index is: in the folder, or beside the first file under a name for all files."""
+        if self.folder:
+            return self.folder / IN_FOLDER
+        names = "\0".join(str(located(file)) for file in files)
+        return files[0].with_name(f"parts-{hashlib.sha256(names.encode()).hexdigest()[:12]}.index")
+
+    def _made(self, files: Sequence[Path], kept: Path) -> Path:
+        if not index.is_true(index.recorded(kept), files):
+            with FileLock(f"{kept}.lock"):  # another process may make the index meanwhile
+                if not index.is_true(index.recorded(kept), files):
+                    self.tell(f"Making {kept}, the lists and statistics of all parts; this is done once.")
+                    index.make(files, kept)
+        return kept
+
+
+@cache
+def _temporary() -> "tempfile.TemporaryDirectory[str]":
+    """Return a folder that is removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="annotate-")
+
+
+def _lay(con: duckdb.DuckDBPyConnection, kept: Path, files: Sequence[Path]) -> None:
+    """Make the store's schema over the index and the parts, in the database `store`, unless it is there."""
+    found = dict(zip(files, index.recorded(kept), strict=True))
+    ordered = sorted(files, key=lambda file: found[file].first_position_id)
+    index.attach(con, ordered)
+    for statement in (
+        f"ATTACH IF NOT EXISTS {literal(str(kept))} AS kept ({READING})",
+        "ATTACH IF NOT EXISTS ':memory:' AS store",
+        "USE store",
+        *SETTINGS,
+    ):
+        con.execute(statement)
+    if con.execute(
+        "SELECT 1 FROM duckdb_schemas() WHERE database_name = 'store' AND schema_name = 'base'"
+    ).fetchone():
+        return
+    have_rows = {name for (name,) in con.execute(named("parts.sql")["tables_with_rows"]).fetchall()}
+    ranges = [(found[file].first_position_id, found[file].last_position_id) for file in ordered]
+    overlay.lay(con, index.united(ranges, lambda name: name in index.IN_PARTS and name in have_rows))
+
+
+def _explain(files: Sequence[Path]) -> None:
+    """Raise the error for a part that cannot be opened."""
+    for file in files:
+        with connection(file, read_only=True):
+            pass
