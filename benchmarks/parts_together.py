@@ -1,6 +1,6 @@
 """Measure how fast a run in parts answers that is not merged, beside the same run in one file.
 
-    python benchmarks/parts_together.py [CORPUS] [--model MODEL] [--tokens 98304] [--parts 1 8 24]
+    python benchmarks/parts_together.py [CORPUS] [--model MODEL] [--tokens 49152] [--parts 1 8 24]
 
 Annotates the corpus in parts, merges them, and opens the parts and the merged file in one process. Each
 question is asked of both in turn, about the same tokens, neurons and positions, which are drawn at random
@@ -55,7 +55,7 @@ LOOKUPS: dict[str, Ask] = {  # by name: what asks a store about the thing with a
 
 
 def main() -> None:
-    parser = parser_of(__doc__, tokens=98_304)
+    parser = parser_of(__doc__, tokens=49_152)
     parser.add_argument("--parts", type=int, nargs="*", default=[1, 8, 24])
     parser.add_argument("--times", type=int, default=20)
     options = parser.parse_args()

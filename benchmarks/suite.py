@@ -36,6 +36,7 @@ PARTS = {
     "memory": ("memory.py", *INGESTED, "--tokens", "{tokens}"),
     "storage": ("storage.py", *INGESTED, "--tokens", "{tokens}", "--plot", "{plot}"),
     "exactness": ("exactness.py", *INGESTED, "--plot", "{plot}"),
+    "parts_together": ("parts_together.py", *INGESTED),
     "verify": ("verify.py", *INGESTED, "--tokens", "{tokens}"),
     "weights": ("weights.py", "{model}"),
     "total_effect": ("total_effect.py", *INGESTED),

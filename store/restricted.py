@@ -50,7 +50,7 @@ from annotate_transformer.store.database import (
     damage_as_sentence,
     is_damage,
 )
-from annotate_transformer.store.elsewhere.place import Place
+from annotate_transformer.store.elsewhere.place import Address, Elsewhere, Place, place
 from annotate_transformer.store.errors import StoreError
 from annotate_transformer.store.location import located
 from annotate_transformer.store.queries import literal
@@ -127,6 +127,7 @@ class _Request:
     """The query and its limits, as they are sent to the child process."""
 
     path: str
+    opening: list[str]
     query: str
     parameters: dict[str, Any] | list[Any] | None
     seconds: float
@@ -136,7 +137,7 @@ class _Request:
 
 
 def restricted(
-    path: str | Place,
+    path: Address,
     query: str,
     parameters: dict[str, Any] | list[Any] | None = None,
     *,
@@ -156,8 +157,11 @@ def restricted(
         RefusedQuery: several statements, no SELECT, wrong SQL, or too much time or memory.
         NotAStore, OtherSchemaVersion, StoreBusy: as for every reader.
     """
-    request = _Request(str(located(path)), query, parameters, seconds, memory, rows, target)
-    with connection(path, read_only=True, wait=wait):
+    opened = place(path)
+    opening = _opening(opened)
+    hidden = str(opened if isinstance(opened, Elsewhere) else located(opened))
+    request = _Request(hidden, opening, query, parameters, seconds, memory, rows, target)
+    with connection(opened, read_only=True, wait=wait):
         said = _run(request)
     line, _, rest = said.partition(b"\n")
     told = json.loads(line)
@@ -231,6 +235,13 @@ def distinct(names: Iterable[str]) -> list[str]:
 
 
 # The caller's side -------------------------------------------------------------------------------
+
+
+def _opening(opened: Place) -> list[str]:
+    """Return the statements with which the child opens the store."""
+    if isinstance(opened, Elsewhere):
+        return opened.opening()
+    return [f"ATTACH {literal(str(located(opened)))} AS store ({READING})", "USE store"]
 
 
 def _run(request: _Request) -> bytes:
@@ -350,8 +361,7 @@ def _attached(request: _Request) -> duckdb.DuckDBPyConnection:
     for statement in (
         "SET allowed_directories = ['/']",
         "SET enable_external_access = false",
-        f"ATTACH {literal(request.path)} AS store ({READING})",
-        "USE store",
+        *request.opening,
         "SET disabled_filesystems = 'LocalFileSystem'",
         *SETTINGS,
         "SET lock_configuration = true",

@@ -1,6 +1,5 @@
 """What a store answers: every row of every view, to be compared with what another one answers."""
 
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -8,6 +7,7 @@ import pyarrow as pa
 
 from annotate_transformer.store.catalogue import catalogue
 from annotate_transformer.store.database import connection
+from annotate_transformer.store.elsewhere.place import Place
 
 TIMES = {  # the columns in which equal runs may differ
     "runs": ("started", "finished"), "explanations": ("made", "seconds")
@@ -15,18 +15,19 @@ TIMES = {  # the columns in which equal runs may differ
 SHOWN = 3
 
 
-def sql(db: Path, query: str) -> list[tuple[Any, ...]]:
+def sql(db: Place, query: str) -> list[tuple[Any, ...]]:
     """The rows of an answer, NULL as None."""
     with connection(db, read_only=True) as con:
         return con.execute(query).fetchall()
 
 
-def views(db: Path) -> list[str]:
-    names = "SELECT view_name FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal"
+def views(db: Place) -> list[str]:
+    here = "database_name = current_database() AND schema_name = 'main' AND NOT internal"
+    names = f"SELECT view_name FROM duckdb_views() WHERE {here}"
     return sorted(name for (name,) in sql(db, names))
 
 
-def rows(db: Path, view: str) -> pa.Table:
+def rows(db: Place, view: str) -> pa.Table:
     with connection(db, read_only=True) as con:
         return _rows(con, view)
 
@@ -37,7 +38,7 @@ def _rows(con: duckdb.DuckDBPyConnection, view: str) -> pa.Table:
     return con.execute(f"SELECT {columns} FROM {view}").to_arrow_table()
 
 
-def differences(one: Path, other: Path) -> dict[str, str]:
+def differences(one: Place, other: Place) -> dict[str, str]:
     """Views that do not hold the same rows equally often, with the first that are in one alone."""
     assert views(one) == views(other)
     with connection(one, read_only=True) as here, connection(other, read_only=True) as there:
@@ -64,7 +65,7 @@ def _difference(one: pa.Table, other: pa.Table) -> str:
 TIMED = {"run": "started, finished", "shard": "seconds, committed"}
 
 
-def table_differences(one: Path, other: Path) -> dict[str, str]:
+def table_differences(one: Place, other: Place) -> dict[str, str]:
     """Tables of the schema `base` that do not hold the same rows, times aside."""
     with connection(one, read_only=True) as here, connection(other, read_only=True) as there:
         compared = {

@@ -2,11 +2,12 @@
 
 The index is a DuckDB file with the tables of schema.sql. Of the tables with rows of positions it has only
 `position`, which nearly every question reads; the others are empty in it, and their rows stay in the parts.
-It also has the table part_file, which says from which files it was made.
+The table made_of.part_file says from which files it was made.
 """
 
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +16,12 @@ import duckdb
 
 from annotate_transformer.store.catalogue import Table, catalogue
 from annotate_transformer.store.checksum import whole
-from annotate_transformer.store.database import NO_EXTENSIONS, READING, SCHEMA_VERSION, SETTINGS, WRITING
+from annotate_transformer.store.database import NO_EXTENSIONS, READING, SETTINGS, WRITING
 from annotate_transformer.store.elsewhere import overlay
 from annotate_transformer.store.errors import NotOneRun
 from annotate_transformer.store.location import located, temporary_folder
 from annotate_transformer.store.parts import OF_POSITIONS, StoredPart, checked, copying, read_part
-from annotate_transformer.store.queries import literal, named
+from annotate_transformer.store.queries import literal, named, schema
 from annotate_transformer.store.whole import remove
 
 IN_INDEX = "position"
@@ -30,67 +31,65 @@ OF_EACH = ("shard", "document", "passage", "token_direction", "sample_position",
 
 
 class PartFile(NamedTuple):
-    """A file with a part, as the index records it; `changed`: when it was changed, in nanoseconds."""
+    """A file with a part, as the index records it.
+
+    `changed`: when it was changed, in nanoseconds; `made_by`: a hash of the SQL that has made the index.
+    """
 
     name: str
     bytes: int
     changed: int
     first_position_id: int
     last_position_id: int
-    schema_version: int
+    made_by: str
 
 
-def stamps(files: Sequence[Path]) -> list[tuple[str, int, int, int]]:
+class Record(NamedTuple):
+    """From which files an index was made."""
+
+    files: list[PartFile]
+
+    def is_true(self, files: Sequence[Path]) -> bool:
+        """Return whether the index was made from these files as they are now."""
+        return [(*row[:3], row.made_by) for row in self.files] == stamps(files)
+
+
+def stamps(files: Sequence[Path]) -> list[tuple[str, int, int, str]]:
     """Return of each file what is the same in the record of an index that is still true."""
+    made_by = hashlib.sha256(f"{schema()}{named('parts.sql')}".encode()).hexdigest()
     found = [(file.name, file.stat()) for file in files]
-    return [(name, stat.st_size, stat.st_mtime_ns, SCHEMA_VERSION) for name, stat in found]
+    return [(name, stat.st_size, stat.st_mtime_ns, made_by) for name, stat in found]
 
 
-def recorded(index: Path) -> list[PartFile]:
-    """Return from which files the index was made; an empty list if there is no index, or no whole one."""
+def recorded(index: Path) -> Record | None:
+    """Return from which files an index was made; None if there is no index, or no whole one."""
     if not index.exists():
-        return []
+        return None
     try:
         with closing(duckdb.connect(config={**NO_EXTENSIONS})) as con:
-            con.execute(f"ATTACH {literal(str(index))} AS kept ({READING})")
-            return [PartFile(*row) for row in con.execute(named("parts.sql")["recorded"]).fetchall()]
+            con.execute(f"ATTACH {literal(str(index))} AS store ({READING})")
+            return Record([PartFile(*row) for row in con.execute(named("parts.sql")["recorded"]).fetchall()])
     except duckdb.Error:
-        return []
+        return None
 
 
-def is_true(record: Sequence[PartFile], files: Sequence[Path]) -> bool:
-    """Return whether an index with this record was made from these files as they are now."""
-    return [(*row[:3], row.schema_version) for row in record] == stamps(files)
+def opening(index: Path, record: Record, files: Sequence[Path]) -> list[str]:
+    """Return the statements that attach an index as the default database, and its parts."""
+    of = dict(zip(files, record.files, strict=True))
+    parts = _attaching(sorted(files, key=lambda file: of[file].first_position_id))
+    return [*parts, f"ATTACH {literal(str(located(index)))} AS store ({READING})", "USE store"]
 
 
-def attach(con: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
-    """Attach the files as part_1, part_2, …, to be read."""
-    for number, file in enumerate(files, 1):
-        con.execute(f"ATTACH IF NOT EXISTS {literal(str(located(file)))} AS part_{number} ({READING})")
+def _attaching(files: Sequence[Path]) -> list[str]:
+    """Return the statements that attach the files as part_1, part_2, …, to be read."""
+    return [
+        f"ATTACH {literal(str(located(file)))} AS part_{number} ({READING})"
+        for number, file in enumerate(files, 1)
+    ]
 
 
-def united(ranges: Sequence[tuple[int, int]], is_in_parts: Callable[[str], bool]) -> Callable[[Table], str]:
-    """Return the function that `overlay.lay` needs: the query for the rows of a table.
-
-    `ranges`: the first and last position_id of part_1, part_2, …; they are constants in the query, so DuckDB
-    leaves out the parts that cannot have a position. `is_in_parts`: whether a table's rows are in the parts.
-    """
-
-    def rows(table: Table) -> str:
-        if not is_in_parts(table.name):
-            return f"FROM kept.base.{table.name}"
-        # The columns have to be qualified, because macros have parameters of the same names.
-        return " UNION ALL ".join(
-            f"SELECT t_.* FROM part_{number}.base.{table.name} t_ "
-            f"WHERE t_.position_id BETWEEN {first} AND {last}"
-            for number, (first, last) in enumerate(ranges, 1)
-        )
-
-    return rows
-
-
-def make(files: Sequence[Path], index: Path) -> None:
-    """Make the index of the parts in `files`, whole or not at all.
+def make(files: Sequence[Path], index: Path) -> Record:
+    """Make the index of the parts in `files`, whole or not at all, and return its record.
 
     Raises:
         NotOneRun: the parts do not make one whole run, or have it under different numbers.
@@ -108,20 +107,19 @@ def make(files: Sequence[Path], index: Path) -> None:
     new = index.with_name(f"{index.name}.new")
     _remove(new)
     try:
-        with closing(
-            duckdb.connect(config={**NO_EXTENSIONS, "temp_directory": temporary_folder(new)})
-        ) as con:
-            attach(con, [part.path for part in parts])
-            con.execute(f"ATTACH {literal(str(new))} AS kept ({WRITING})")
-            for setting in ("ATTACH ':memory:' AS store", "USE kept", *SETTINGS):
-                con.execute(setting)
-            overlay.make_tables(con)
-            con.execute("USE store")
+        config: dict[str, Any] = {**NO_EXTENSIONS, "temp_directory": temporary_folder(new)}
+        with closing(duckdb.connect(config=config)) as con:
+            attached = f"ATTACH {literal(str(new))} AS store ({WRITING})"
+            for statement in (*_attaching([part.path for part in parts]), attached, "USE store", *SETTINGS):
+                con.execute(statement)
             _Filling(con, parts).fill()
             _record(con, files, parts, before)
+        record = recorded(new)
+        assert record is not None
         os.replace(new, index)
     finally:
         _remove(new)
+    return record
 
 
 def _remove(new: Path) -> None:
@@ -133,29 +131,25 @@ def _record(
     con: duckdb.DuckDBPyConnection,
     files: Sequence[Path],
     parts: Sequence[StoredPart],
-    before: Sequence[tuple[str, int, int, int]],
+    before: Sequence[tuple[str, int, int, str]],
 ) -> None:
     """Record the files, in their order, as they were before they were read."""
     con.execute(named("parts.sql")["make_record"])
     of = {part.path: part.record for part in parts}
-    for number, (file, (name, size, changed, version)) in enumerate(zip(files, before, strict=True)):
+    for number, (file, (name, size, changed, made_by)) in enumerate(zip(files, before, strict=True)):
         first, last = (of[file][f"{end}_position_id"] for end in ("first", "last"))
-        row = PartFile(name, size, changed, first, last, version)
+        row = PartFile(name, size, changed, first, last, made_by)
         con.execute(named("parts.sql")["record"], {"number": number, **row._asdict()})
 
 
 class _Filling:
-    """What writes the rows of an index; `con` has the new index as `kept`, and the parts."""
+    """What fills an index; `con` has the new index as its default database, and the parts."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, parts: Sequence[StoredPart]) -> None:
         self.con, self.parts, self.ids = con, parts, parts[0].ids
 
     def fill(self) -> None:
-        ranges = [
-            (int(part.record["first_position_id"]), int(part.record["last_position_id"]))
-            for part in self.parts
-        ]
-        overlay.lay(self.con, united(ranges, lambda name: name in IN_PARTS))
+        overlay.lay(self.con, self._view, own={"catalogue"})
         self.con.execute("BEGIN")
         for number in range(1, len(self.parts) + 1):
             for name in (*(OF_FIRST if number == 1 else ()), *OF_EACH):
@@ -164,6 +158,26 @@ class _Filling:
         self._finish()
         self._record_checksums()
         self.con.execute("COMMIT")
+
+    def _view(self, table: Table) -> str | None:
+        """Return the query for a table whose rows stay in the parts; None for a table of the index."""
+        if table.name == "version":  # as a view, so that nobody takes the index by itself for a store
+            return "FROM part_1.base.version"
+        if table.name not in IN_PARTS or not self._has_rows(table):
+            return None
+        # Each branch has the range of its part as constants, so DuckDB leaves out the parts that cannot have
+        # a position. The columns are qualified, because macros have parameters of the same names.
+        ends = (
+            tuple(int(part.record[f"{end}_position_id"]) for end in ("first", "last")) for part in self.parts
+        )
+        return " UNION ALL ".join(
+            f"SELECT t_.* FROM part_{number}.base.{table.name} t_ "
+            f"WHERE t_.position_id BETWEEN {first} AND {last}"
+            for number, (first, last) in enumerate(ends, 1)
+        )
+
+    def _has_rows(self, table: Table) -> bool:
+        return bool(self.con.execute(f"FROM ({self._rows(table.name)}) LIMIT 1").fetchone())
 
     def _copy(self, name: str, part: str) -> None:
         """Copy the rows that a part has of a table; rows that are there already are left out (`ONCE`)."""
@@ -214,4 +228,4 @@ class _Filling:
         return " UNION ALL ".join(f"FROM part_{number}.base.{table}{where}" for number in parts)
 
     def _run(self, query: str, **parameters: Any) -> None:
-        self.con.execute(query.replace("INSERT INTO base.", "INSERT INTO kept.base."), parameters)
+        self.con.execute(query, parameters)

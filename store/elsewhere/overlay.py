@@ -4,7 +4,7 @@ The types, views, macros and comments are those of schema.sql itself, so every q
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 
 import duckdb
@@ -17,27 +17,25 @@ OWN = {"version", "catalogue"}  # their rows depend on schema.sql alone, so they
 OF_TABLE = re.compile(r"(CREATE TABLE|CREATE INDEX \w+ ON|INSERT INTO) base\.(\w+)")
 
 
-def lay(con: duckdb.DuckDBPyConnection, rows: Callable[[Table], str]) -> None:
+def lay(
+    con: duckdb.DuckDBPyConnection, rows: Callable[[Table], str | None], own: Collection[str] = OWN
+) -> None:
     """Make the schema in the default database of `con`, which has to be empty.
 
-    rows: a function that returns the query for all rows of a table, with the table's columns in order. The
-    query may refer to the types of schema.sql; a column that it does not cast has to have the table's type.
+    rows: a function that returns the query for all rows of a table, with the table's columns in order, or
+    None if the table is to be made as a table. The query may refer to the types of schema.sql; a column that
+    it does not cast has to have the table's type.
+    own: names of tables that are made as tables, with their rows
     """
     con.execute("BEGIN")
     for statement in _statements():
         of_table = OF_TABLE.match(statement)
-        if of_table is None or of_table[2] in OWN:
+        query = rows(catalogue()[of_table[2]]) if of_table and of_table[2] not in own else None
+        if of_table is None or query is None:
             con.execute(statement)
         elif of_table[1] == "CREATE TABLE":
-            con.execute(f"CREATE VIEW base.{of_table[2]} AS {rows(catalogue()[of_table[2]])}")
+            con.execute(f"CREATE VIEW base.{of_table[2]} AS {query}")
     con.execute("COMMIT")
-
-
-def make_tables(con: duckdb.DuckDBPyConnection) -> None:
-    """Make the tables of schema.sql, with their types and indexes, in the default database of `con`."""
-    for statement in _statements():
-        if re.match(r"CREATE (SCHEMA|TYPE|TABLE|INDEX)", statement):
-            con.execute(statement)
 
 
 @cache

@@ -16,13 +16,12 @@ from typing import Any
 import duckdb
 from filelock import FileLock
 
-from annotate_transformer.store.database import NO_EXTENSIONS, READING, SETTINGS, connection
-from annotate_transformer.store.elsewhere import index, overlay
+from annotate_transformer.store.database import NO_EXTENSIONS, SETTINGS, connection, no_room_as_sentence
+from annotate_transformer.store.elsewhere import index
 from annotate_transformer.store.elsewhere.place import Elsewhere
 from annotate_transformer.store.errors import NotAStore
 from annotate_transformer.store.location import located, temporary_folder
 from annotate_transformer.store.parts import distinct_files
-from annotate_transformer.store.queries import literal, named
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 IN_FOLDER = "parts.index"  # the name of the index of all parts in a folder
@@ -43,19 +42,30 @@ class Parts(Elsewhere):
     def connect(self) -> duckdb.DuckDBPyConnection:
         files = self._files()
         with _opening:
-            kept = self._index(files)
+            kept, record = self._index(files)
             # Connections share the database, whose name tells from which files in which state it was made.
-            name = hashlib.sha256(f"{kept} {kept.stat().st_mtime_ns}".encode()).hexdigest()
+            name = hashlib.sha256(f"{located(kept)} {record}".encode()).hexdigest()
             config: dict[str, Any] = {**NO_EXTENSIONS, "temp_directory": temporary_folder(kept)}
             con = duckdb.connect(f":memory:{name}", config=config)
             try:
-                _lay(con, kept, files)
+                is_open = con.execute(
+                    "SELECT 1 FROM duckdb_databases() WHERE database_name = 'store'"
+                ).fetchone()
+                for statement in ["USE store"] if is_open else index.opening(kept, record, files):
+                    con.execute(statement)
+                for setting in SETTINGS:
+                    con.execute(setting)
             except BaseException as error:
                 con.close()
                 if isinstance(error, duckdb.Error):
                     _explain(files)
                 raise
         return con
+
+    def opening(self) -> list[str]:
+        """Return the statements by which another process opens the parts, after making the index."""
+        files = self._files()
+        return index.opening(*self._index(files), files)
 
     def refusal(self) -> NotAStore:
         files = f"{self.folder}/*.duckdb" if self.folder else "PART…"
@@ -83,16 +93,20 @@ class Parts(Elsewhere):
                 raise NotAStore(f"There is no store at {file}. Give all parts of the run.")
         return sorted(distinct_files(files), key=str)
 
-    def _index(self, files: Sequence[Path]) -> Path:
-        """Return the index of the parts, after making it if there is none that is true."""
+    def _index(self, files: Sequence[Path]) -> tuple[Path, index.Record]:
+        """Return the index of the parts and its record, after making it if there is none that is true."""
         beside = self._beside(files)
         try:
             return self._made(files, beside)
         except OSError as error:
             if error.errno not in UNWRITABLE:
                 raise
-        self.tell(f"{beside.parent} cannot be written, so the index of the parts is made for this time only.")
-        return self._made(files, Path(_temporary().name) / beside.name)
+        temporary = Path(_temporary().name) / beside.name
+        if (record := index.recorded(temporary)) is None or not record.is_true(files):
+            self.tell(
+                f"{beside.parent} cannot be written, so the index of the parts is kept for this time only."
+            )
+        return self._made(files, temporary)
 
     def _beside(self, files: Sequence[Path]) -> Path:
         """Return where the index is: in the folder, or beside the first file under a name for all files."""
@@ -101,40 +115,22 @@ class Parts(Elsewhere):
         names = "\0".join(str(located(file)) for file in files)
         return files[0].with_name(f"parts-{hashlib.sha256(names.encode()).hexdigest()[:12]}.index")
 
-    def _made(self, files: Sequence[Path], kept: Path) -> Path:
-        if not index.is_true(index.recorded(kept), files):
+    def _made(self, files: Sequence[Path], kept: Path) -> tuple[Path, index.Record]:
+        record = index.recorded(kept)
+        if record is None or not record.is_true(files):
             with FileLock(f"{kept}.lock"):  # another process may make the index meanwhile
-                if not index.is_true(index.recorded(kept), files):
+                record = index.recorded(kept)
+                if record is None or not record.is_true(files):
                     self.tell(f"Making {kept}, the lists and statistics of all parts; this is done once.")
-                    index.make(files, kept)
-        return kept
+                    with no_room_as_sentence(kept):
+                        record = index.make(files, kept)
+        return kept, record
 
 
 @cache
 def _temporary() -> "tempfile.TemporaryDirectory[str]":
     """Return a folder that is removed when the process ends."""
     return tempfile.TemporaryDirectory(prefix="annotate-")
-
-
-def _lay(con: duckdb.DuckDBPyConnection, kept: Path, files: Sequence[Path]) -> None:
-    """Make the store's schema over the index and the parts, in the database `store`, unless it is there."""
-    found = dict(zip(files, index.recorded(kept), strict=True))
-    ordered = sorted(files, key=lambda file: found[file].first_position_id)
-    index.attach(con, ordered)
-    for statement in (
-        f"ATTACH IF NOT EXISTS {literal(str(kept))} AS kept ({READING})",
-        "ATTACH IF NOT EXISTS ':memory:' AS store",
-        "USE store",
-        *SETTINGS,
-    ):
-        con.execute(statement)
-    if con.execute(
-        "SELECT 1 FROM duckdb_schemas() WHERE database_name = 'store' AND schema_name = 'base'"
-    ).fetchone():
-        return
-    have_rows = {name for (name,) in con.execute(named("parts.sql")["tables_with_rows"]).fetchall()}
-    ranges = [(found[file].first_position_id, found[file].last_position_id) for file in ordered]
-    overlay.lay(con, index.united(ranges, lambda name: name in index.IN_PARTS and name in have_rows))
 
 
 def _explain(files: Sequence[Path]) -> None:

@@ -42,6 +42,14 @@ class Elsewhere(ABC):
             StoreError: there is no store at the address, or it cannot be read.
         """
 
+    def opening(self) -> list[str]:
+        """Return the statements by which a new connection of another process opens the store.
+
+        Raises:
+            NotAStore: only a connection of this process can open it.
+        """
+        raise self.refusal()
+
     def explained(self, error: BaseException) -> StoreError | None:
         """Return the error for a user if a query has failed because of where the store is; None otherwise."""
         return None
