@@ -94,7 +94,7 @@ def _made(
 ) -> tuple[list[Path], Path, tuple[str, ...]]:
     """Annotate in parts and merge; return the parts, the merged file and a row of the first table."""
     folder.mkdir()
-    settings = Settings(limit_tokens=tokens, shard_tokens=tokens // parts)
+    settings = Settings(limit_tokens=tokens, shard_tokens=tokens // (2 * parts))
     files = [folder / f"part-{number}.duckdb" for number in range(1, parts + 1)]
     for number, file in enumerate(files, 1):
         with Corpus([corpus]) as documents:

@@ -101,7 +101,8 @@ class Parts(Elsewhere):
         except OSError as error:
             if error.errno not in UNWRITABLE:
                 raise
-        temporary = Path(_temporary().name) / beside.name
+        name = hashlib.sha256(str(located(beside)).encode()).hexdigest()
+        temporary = Path(_temporary().name) / f"{name}.index"
         if (record := index.recorded(temporary)) is None or not record.is_true(files):
             self.tell(
                 f"{beside.parent} cannot be written, so the index of the parts is kept for this time only."

@@ -259,11 +259,13 @@ def _computed_inputs(
     from annotate_transformer import store
     from annotate_transformer.ingest.live.prompt import load, revision
     from annotate_transformer.ingest.next_token.prompts import annotate_inputs
+    from annotate_transformer.store.location import located
 
+    path = located(db)  # before a model is loaded
     with store.open(db) as s:
         about = s.about(run)
     model = load(about.model, revision(about))
-    annotate_inputs(model, str(db), run, position_id, neuron)
+    annotate_inputs(model, str(path), run, position_id, neuron)
     with store.open(db) as s:
         return s.neuron_inputs(position_id, name)
 
