@@ -289,7 +289,7 @@ def _opened(path: Path, read_only: bool, wait: float, memory_limit: str | None) 
                 con = attached(path, WRITING, config | {"temp_directory": temporary_folder(path)})
             break
         except duckdb.Error as error:
-            if not _is_held(error):
+            if not is_held(error):
                 raise _why_not(path, error) from error
             if time.monotonic() > deadline:
                 raise StoreBusy(_why_busy(path, wait)) from error
@@ -378,7 +378,8 @@ def attached(
     return con
 
 
-def _is_held(error: duckdb.Error) -> bool:
+def is_held(error: duckdb.Error) -> bool:
+    """Return whether an error says that a file is open already, in another process or in this one."""
     text = str(error)
     return any(sign in text for sign in HELD)
 

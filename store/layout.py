@@ -30,6 +30,12 @@ def members(enum: str) -> tuple[str, ...]:
     return tuple(re.findall(r"'(\w+)'", found[1]))
 
 
+@cache
+def enums() -> frozenset[str]:
+    """Return the names of the SQL enum types."""
+    return frozenset(re.findall(r"^CREATE TYPE (\w+) AS ENUM", schema(), re.MULTILINE))
+
+
 POSITIONS_A_RUN = constant("positions_a_run")
 DOCUMENTS_A_CORPUS = constant("documents_a_corpus")
 PASSAGES_A_DOCUMENT = constant("passages_a_document")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from annotate_transformer.store.elsewhere.place import Elsewhere, Place
+from annotate_transformer.store.elsewhere.place import Elsewhere, Place, place
 from annotate_transformer.store.errors import NotAStore
 
 LONGEST_SHOWN = 200  # maximum length of a file name in a message, in characters; a longer one is cut
@@ -72,8 +72,10 @@ def located(path: str | Place) -> Path:
 
 
 def _check_new(path: str | Path) -> None:
-    """Raise NotAStore if the name is `:memory:`, or looks like a URL and is in no existing folder."""
+    """Raise NotAStore if the name is `:memory:`, is that of a lake, or looks like a URL in no folder."""
     text = str(path)
+    if isinstance(found := place(path), Elsewhere):
+        raise found.refusal()
     if text == ":memory:":
         raise NotAStore("':memory:' is DuckDB's name for a database without a file. Give a file name.")
     if ADDRESS.match(text) and not Path(path).parent.is_dir():

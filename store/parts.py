@@ -22,15 +22,18 @@ from annotate_transformer.store.location import located
 from annotate_transformer.store.queries import literal, named
 from annotate_transformer.store.writer import Begun, Provenance, Vocabulary
 
+OF_POSITION = ("", "first_", "last_", "at_", "source_")  # how the name of a column with a position_id begins
 # MOVED: column with an id → SQL expression of the id in the new store. $positions and $documents are the
 # distances between the ids in both stores.
 MOVED = {
     "run_id": "$run_id",
     "model_id": "$model_id",
     "corpus_id": "$corpus_id",
-    **{name: f"{name} + $positions" for name in ("position_id", "first_position_id", "last_position_id")},
+    "tokenizer_id": "$tokenizer_id",
+    **{f"{name}position_id": f"{name}position_id + $positions" for name in OF_POSITION},
     "document_id": "document_id + $documents",
     "passage_id": "passage_id + $passages",
+    "explanation_id": f"($run_id - 1) * {POSITIONS_A_RUN} + explanation_id % {POSITIONS_A_RUN}",
 }
 OF_POSITIONS = ("position", "contribution", "head", "head_source", "neuron", "neuron_code", "lens")
 OF_SAMPLE = ("sample_position", "sample_row")
@@ -350,16 +353,22 @@ class Copy:
         return Change(catalogue()["token_direction"], self.moved["model_id"], where=where, parameters=written)
 
 
-def copying(table: Table, part: str = "part", moved: Mapping[str, str] = MOVED) -> str:
-    """Return the statement that copies a table's rows of one owner from the attached database `part`.
+def moving(table: Table, moved: Mapping[str, str] = MOVED) -> str:
+    """Return the query for a table's rows of one owner, with their ids in another store.
 
-    `moved`: column with an id → SQL expression of the id in the new store; empty if the ids stay as they are.
+    Its parameters are those of `MOVED`, and the owner's id in this store, such as $part_run_id.
+    `moved`: column with an id → SQL expression of the id in the other store; empty if the ids stay as they are.
     """
-    owned = table.owned.replace("$id", f"$part_{table.owner}_id").replace(" base.", f" {part}.base.")
+    owned = table.owned.replace("$id", f"$part_{table.owner}_id")
     columns = {column.name for column in table.columns}
     changed = ", ".join(f"{value} AS {name}" for name, value in moved.items() if name in columns)
     replaced = f" REPLACE ({changed})" if changed else ""
-    rows = f"SELECT *{replaced} FROM {part}.base.{table.name} WHERE {owned}"
+    return f"SELECT *{replaced} FROM base.{table.name} WHERE {owned}"
+
+
+def copying(table: Table, part: str = "part", moved: Mapping[str, str] = MOVED) -> str:
+    """Return the statement that copies a table's rows of one owner from the attached database `part`."""
+    rows = moving(table, moved).replace(" base.", f" {part}.base.")
     if table.name in ONCE:
         rows = f"SELECT * FROM ({rows}) ANTI JOIN base.{table.name} USING ({', '.join(ONCE[table.name])})"
         rows += f" ORDER BY {', '.join(table.ordered_by)}"

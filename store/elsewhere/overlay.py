@@ -1,6 +1,7 @@
 """Make the schema of schema.sql over tables that lie elsewhere: each table becomes a view.
 
-The types, views, macros and comments are those of schema.sql itself, so every query of a store works.
+The types, views, macros and comments are those of schema.sql itself, so every query of a store works. The
+statements for tables in a database without enums, such as a lake, are generated here from the catalogue.
 """
 
 import re
@@ -10,6 +11,7 @@ from functools import cache
 import duckdb
 
 from annotate_transformer.store.catalogue import Table, catalogue
+from annotate_transformer.store.layout import enums
 from annotate_transformer.store.queries import schema
 
 OWN = {"version", "catalogue"}  # their rows depend on schema.sql alone, so they are made as tables
@@ -36,6 +38,47 @@ def lay(
         elif of_table[1] == "CREATE TABLE":
             con.execute(f"CREATE VIEW base.{of_table[2]} AS {query}")
     con.execute("COMMIT")
+
+
+def plain_columns(table: Table) -> dict[str, str]:
+    """Return the type of each column in a database that knows no enums and no integers of 128 bits.
+
+    >>> plain_columns(catalogue()["checksum"])["owner"]
+    'VARCHAR'
+    """
+    return {column.name: _plain(column.type) for column in table.columns}
+
+
+def _plain(kind: str) -> str:
+    return "VARCHAR" if kind in enums() else {"HUGEINT": "DECIMAL(38, 0)"}.get(kind, kind)
+
+
+def making(table: Table, schema: str) -> str:
+    """Return the statement that makes a table with plain columns in a schema."""
+    kinds = plain_columns(table)
+    declared = (f'"{name}" {kinds[name]}{"" if null else " NOT NULL"}' for name, _, null in table.columns)
+    return f"CREATE TABLE {schema}.{table.name} ({', '.join(declared)})"
+
+
+def as_plain(table: Table, rows: str) -> str:
+    """Return the query for the rows of another query on a table, with plain columns."""
+    return _cast(table, plain_columns(table), f"({rows})")
+
+
+def from_plain(table: Table, schema: str) -> str:
+    """Return the query for all rows of a table with plain columns, with the types of schema.sql."""
+    return _cast(table, {column.name: column.type for column in table.columns}, f"{schema}.{table.name}")
+
+
+def _cast(table: Table, kinds: dict[str, str], rows: str) -> str:
+    """Return a query that casts the columns of which the type in schema.sql is not the plain one.
+
+    No column stands without its table's name, because a macro may have a parameter of the column's name.
+    """
+    plain = plain_columns(table)
+    casts = [f't_."{n}"::{kinds[n]} AS "{n}"' for n, kind, _ in table.columns if kind != plain[n]]
+    replaced = f" REPLACE ({', '.join(casts)})" if casts else ""
+    return f"SELECT *{replaced} FROM {rows} t_"
 
 
 @cache

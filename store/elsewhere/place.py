@@ -16,11 +16,13 @@ class Elsewhere(ABC):
     """A store that is not one file on this machine, by its address.
 
     `what`: what it is, for a message, such as "a file on a web server";
-    `database`: the database, of those that the connection has, with the store's schema.
+    `database`: the database, of those that the connection has, with the store's schema;
+    `can_be_verified`: whether `annotate verify` reads it.
     """
 
     what: str
     database = "memory"
+    can_be_verified = False
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -68,6 +70,7 @@ Address: TypeAlias = str | os.PathLike[str] | Elsewhere | list[Any] | tuple[Any,
 KINDS = {  # the beginning of an address → the class of `store.elsewhere` for it
     "http://": ("web", "Web"),
     "https://": ("web", "Web"),
+    "ducklake:": ("lake", "Lake"),
 }
 
 

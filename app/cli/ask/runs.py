@@ -113,25 +113,49 @@ def compare(
 
 @commands.command(epilog="Example: annotate export demo-parquet --db demo.duckdb")
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the files.")],
     db: Db,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", help="A new folder for the files.", show_default=False)
+    ] = None,
     run: Run = None,
     format: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="parquet, csv, jsonl, or store.")
     ] = "parquet",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: the files' names.")] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAKE",
+            help="Instead of a folder, a lake to which the run is added: ducklake:FILE, or "
+            "'ducklake:postgres:dbname=NAME host=HOST'. It is made if it does not exist.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where a new lake in PostgreSQL has its data files."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: the files' names, or the run's number in the lake.")
+    ] = False,
 ) -> None:
-    """Export a run as one file for each view, or as files that DuckDB can make a store again.
+    """Export a run as one file for each view, as files that DuckDB can make a store again, or into a lake.
 
     parquet, csv and jsonl hold the views (`annotate schema`) with the rows of the run, of its model and of
     its corpus. store holds the store's own tables as Parquet, and `IMPORT DATABASE 'FOLDER'` in DuckDB makes
-    them a store again. For the answer to one query use `annotate sql "…" --format parquet --output FILE`.
+    them a store again. A lake (--to) holds the runs of many stores, and every command that reads a store
+    reads it (--db LAKE). For the answer to one query use `annotate sql "…" --format parquet --output FILE`.
     """
     from annotate_transformer import store
+    from annotate_transformer.store.errors import BadQuestion
     from annotate_transformer.store.export import export_run
 
+    if (folder is None) == (to is None):
+        raise BadQuestion("Give either a new FOLDER, or a lake with --to.")
     with store.open(db) as s, s.together():
         number = s.run(run)
+    if to is not None:
+        _export_to_lake(db, number, to, data, as_json)
+        return
+    assert folder is not None
     files = export_run(db, number, folder, format)
     if as_json:
         dump({"run": number, "files": [str(file) for file in files]})
@@ -139,4 +163,18 @@ def export(
     size = sum(file.stat().st_size for file in files)
     out.print(
         f"Run {number}: {len(files)} files, {size / 1e6:,.1f} MB in {folder}.", soft_wrap=True, markup=False
+    )
+
+
+def _export_to_lake(db: "Place", run: int, lake: str, data: Path | None, as_json: bool) -> None:
+    from annotate_transformer.store.share import share_run
+
+    shared = share_run(db, run, lake, data, tell=lambda told: err.print(told, soft_wrap=True, markup=False))
+    if as_json:
+        dump({"run": run, "run_in_lake": shared.run_id, "rows": shared.rows})
+        return
+    out.print(
+        f"Run {run} is run {shared.run_id} of {lake}: {shared.rows:,} rows were added.",
+        soft_wrap=True,
+        markup=False,
     )
