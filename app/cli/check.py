@@ -45,7 +45,10 @@ def verify(
     Exit status: 0 if all checks pass, 1 if something stored is wrong, 2 if the file cannot be read.
     """
     from annotate_transformer.store import verify as checks
+    from annotate_transformer.store.elsewhere.place import Elsewhere
 
+    if isinstance(db, Elsewhere) and not db.can_be_verified:
+        raise db.refusal()
     broken, findings = 0, []
     for finding in chain(checks(db, run), _deep(db, run, deep) if deep else ()):
         broken += finding.broken
