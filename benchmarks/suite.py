@@ -46,6 +46,7 @@ PARTS = {
     "grown": ("questions.py", "{grown}", "--times", "20", "--no-others"),
     "web": ("web.py", "{store}"),
     "commands": ("commands.py", "{store}"),
+    "lake": ("lake.py", "{store}"),
     "pages": ("pages.py", "{store}", "--times", "6"),
 }
 SIZED = ("{tokens}", "{store}", "{grown}")
