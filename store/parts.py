@@ -357,7 +357,7 @@ def moving(table: Table, moved: Mapping[str, str] = MOVED) -> str:
     """Return the query for a table's rows of one owner, with their ids in another store.
 
     Its parameters are those of `MOVED`, and the owner's id in this store, such as $part_run_id.
-    `moved`: column with an id → SQL expression of the id in the other store; empty if the ids stay as they are.
+    `moved`: column with an id → SQL expression of the id in the other store; empty if the ids stay.
     """
     owned = table.owned.replace("$id", f"$part_{table.owner}_id")
     columns = {column.name for column in table.columns}

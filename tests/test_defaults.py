@@ -122,9 +122,22 @@ def test_what_is_no_file_is_refused_without_being_read(annotate: Annotate) -> No
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("", "is a folder"),
+        ("https://example.org/x.duckdb", "an address"),
+        ("ducklake:postgres:host=example.org", "an address"),
+        ("", "a folder"),
+        ("/tmp", "a folder"),
+    ],
+)
+def test_the_file_names_no_other_machine_and_no_folder(name: str, wrong: str, annotate: Annotate) -> None:
+    write(f'db = "{name}"')
+    named = annotate("runs")
+    assert (named.status, f"which is {wrong} and no file" in named.err) == (2, True), named.err
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
         (":memory:", "a database without a file"),
-        ("https://example.org/x.duckdb", "is an address"),
         ("/dev/null", "is a device"),
         (".annotate.toml", "text"),
     ],

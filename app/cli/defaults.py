@@ -4,6 +4,7 @@ The file may come with a repository that somebody else wrote. So it can only nam
 any --db, and a run. It must be a small regular file in the working folder; parent folders are not searched.
 """
 
+import re
 import stat
 import tomllib
 from collections import UserDict
@@ -14,6 +15,7 @@ import typer
 
 VARIABLE, FILE = "ANNOTATE_DB", Path(".annotate.toml")
 LARGEST = 4096  # bytes of the file; a link may lead to a file without an end
+ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:")
 TYPES = {"db": (str, "a text"), "run": (int, "a whole number")}
 
 
@@ -35,7 +37,8 @@ def named_in_file() -> Named:
     """Return what .annotate.toml in the working folder names.
 
     Raises:
-        AnnotateError: the file cannot be read, is no TOML, or has another key or a value of a wrong type.
+        AnnotateError: the file cannot be read, is no TOML, has another key or a value of a wrong type, or
+            names a store that is no file.
     """
     try:
         content = _content()
@@ -50,7 +53,16 @@ def named_in_file() -> Named:
         wanted, kind = TYPES[name]
         if type(value) is not wanted:  # True is an int, too
             raise _wrong(f"has {name} = {value!r}, which is not {kind}")
+    _check_is_file(found.get("db"))
     return Named(**found)
+
+
+def _check_is_file(db: str | None) -> None:
+    """Check that the store is a file: to open an address asks another machine; a folder is written into."""
+    if db is not None and ADDRESS.match(db):
+        raise _wrong(f"has db = {db!r}, which is an address and no file on this machine")
+    if db is not None and Path(db).is_dir():
+        raise _wrong(f"has db = {db!r}, which is a folder and no file")
 
 
 def _content() -> bytes | None:

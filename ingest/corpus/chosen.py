@@ -88,8 +88,8 @@ class ChosenCorpus(Corpus):
             self._picked[0].close()
         super().close()
 
-    def _records(self) -> Iterator[Document | Bad]:
-        records = self._of_copy() if self.choice.picks else Corpus._records(self)
+    def records(self) -> Iterator[Document | Bad]:
+        records = self._of_copy() if self.choice.picks else Corpus.records(self)
         for record in records:
             if isinstance(record, Bad):
                 yield record
@@ -121,11 +121,11 @@ class ChosenCorpus(Corpus):
                 if len(offsets) == len(wanted):
                     return
 
-        copy = copied(lines(), "the chosen documents", self._reading.max_temporary)
+        copy = copied(lines(), "the chosen documents", self.reading.max_temporary)
         return copy, [offsets[number] for number in chosen]
 
     def _documents(self) -> Iterator[Document]:
-        return (record for record in Corpus._records(self) if isinstance(record, Document))
+        return (record for record in Corpus.records(self) if isinstance(record, Document))
 
     def _chosen(self) -> list[int]:
         """Return the numbers of the chosen documents in the sources, in the order of the corpus.
@@ -143,7 +143,7 @@ class ChosenCorpus(Corpus):
     def _numbers(self) -> list[int]:
         """Return the numbers of the documents that fulfil the condition; note the bad rows."""
         count, condition = 0, Condition(self.choice.where) if self.choice.where is not None else None
-        for record in Corpus._records(self):
+        for record in Corpus.records(self):
             if isinstance(record, Bad):
                 self._bad.append(record)
                 continue

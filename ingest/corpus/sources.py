@@ -128,8 +128,8 @@ class Corpus:
         input; `reading`: the fields of `ingest.corpus.unpacked.Reading`.
         """
         self.sources = tuple(sources)
-        self._reading = Reading(**reading)
-        self._format = None if self._reading.format is None else format_named(self._reading.format)
+        self.reading = Reading(**reading)
+        self._format = None if self.reading.format is None else format_named(self.reading.format)
         self._notice, self._noticed = notice, set[str]()
         self._copies: dict[str, File] = {}
         self._closed = False
@@ -140,7 +140,7 @@ class Corpus:
 
     def read(self) -> Pass:
         """Return a pass over all documents; nothing is read until the pass is iterated."""
-        return Pass(self._records(), self.sources)
+        return Pass(self.records(), self.sources)
 
     def scan(self) -> Scan:
         """Read everything once, to find errors early and to identify the corpus by its content.
@@ -165,7 +165,7 @@ class Corpus:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _records(self) -> Iterator[Document | Bad]:
+    def records(self) -> Iterator[Document | Bad]:
         assert not self._closed, "the copies are deleted after close()"
         for source in self.sources:
             for file in self._files(source):
@@ -199,7 +199,7 @@ class Corpus:
                 f"{storable(path)} has {has}; {', '.join(ENDINGS)} are read (.gz or .zst may follow). "
                 "Unpack or convert it, or give its format: --format text reads it as plain text."
             )
-        return File(path, storable(path), form, compression, self._reading.encoding)
+        return File(path, storable(path), form, compression, self.reading.encoding)
 
     def _files_of_folder(self, folder: str) -> Iterator[File]:
         """Yield the readable files of a folder; raise SourceError if there are none."""
@@ -230,7 +230,7 @@ class Corpus:
         """Return the copy on disk of a source that can be read only once; the first call makes the copy."""
         if source not in self._copies:
             if source.startswith("hf:"):
-                self._copies[source] = _copy_of_dataset(source, self._reading)
+                self._copies[source] = _copy_of_dataset(source, self.reading)
             else:
                 self._copies[source] = self._copy_of_stream(source)
         return self._copies[source]
@@ -239,7 +239,7 @@ class Corpus:
         """Copy a stream to disk; raise SourceError if the stream is closed, breaks off or is too long."""
         name = "standard input" if source == "-" else storable(source)
         compression, ending = _endings(source)
-        form, reading = self._format or format_of(ending), self._reading
+        form, reading = self._format or format_of(ending), self.reading
         with explained(name), _stream(source) as stream:
             first = stream.read(CHUNK_BYTES)
             chunks = chain([first], chunks_of(stream))
@@ -259,9 +259,9 @@ class Corpus:
 
     def _read(self, file: File) -> Iterator[Document | Bad]:
         """Yield the documents and bad rows of one file; rows with an empty text are left out."""
-        for source, row in rows(file, self._reading):
-            record = _document(source, row, self._reading)
-            if isinstance(record, Bad) and not self._reading.skip_bad:
+        for source, row in rows(file, self.reading):
+            record = _document(source, row, self.reading)
+            if isinstance(record, Bad) and not self.reading.skip_bad:
                 raise SourceError(
                     f"{source} {record.why}; {record.remedy}, or --skip-bad skips and counts such lines."
                 )

@@ -32,7 +32,7 @@ _opening = threading.Lock()
 class Parts(Elsewhere):
     """A run in parts, by the folder or the files that have them."""
 
-    what, database = "a run in parts", "store"
+    what, database, can_be_verified = "a run in parts", "store", True
 
     def __init__(self, given: str | Path | Sequence[str | Path]) -> None:
         self.folder = Path(given) if isinstance(given, str | Path) else None

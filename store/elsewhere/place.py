@@ -75,9 +75,15 @@ KINDS = {  # the beginning of an address → the class of `store.elsewhere` for 
 
 
 def place(address: Address) -> Place:
-    """Return the place that a user's address names; a file need not exist."""
+    """Return the place that a user's address names; a file need not exist.
+
+    Raises:
+        NotAStore: the address is empty.
+    """
     if isinstance(address, Elsewhere):
         return address
+    if address == "":
+        raise NotAStore("The store's file name is empty. Give the store's file, or a new file name.")
     if isinstance(address, list | tuple) or os.path.isdir(address):
         return _elsewhere("parts", "Parts", address)
     for begins, (module, name) in KINDS.items():
