@@ -19,7 +19,7 @@ os.environ.pop("ANNOTATE_DB", None)  # a test names its store
 
 # The files that take longest
 LONG = """ask app_pages bad_input browser checksum circuits cli closure concurrency damaged_files deep
-    effects exact families model_identity parts resume special_tokens verify"""
+    effects exact families model_identity parts ray resume special_tokens verify"""
 LONGEST = {f"test_{name}.py" for name in LONG.split()}
 
 

@@ -235,11 +235,12 @@ def test_parts_make_the_store_that_one_process_makes(
     assert_sound(db)
 
 
+SMALL_SHARDS = {"shard_tokens": 2_500, "batch_tokens": 128, "context": 128}  # enough of them for 16 parts
 AT_LENGTH = {
     "plain": Settings(),
     "lens": Settings(lens=True),
     "all neurons": Settings(keep_neurons=None),
-    "stride": Settings(stride=160),
+    "stride": Settings(stride=80),
     "bos": Settings(bos=True),
 }
 
@@ -249,7 +250,7 @@ AT_LENGTH = {
 def test_60_000_tokens_in_parts_are_those_of_one_process(
     kind: str, annotated_at_length: Annotate, tmp_path: Path
 ) -> None:
-    settings = replace(AT_LENGTH[kind], limit_tokens=60_000, shard_tokens=2_500)
+    settings = replace(AT_LENGTH[kind], limit_tokens=60_000, **SMALL_SHARDS)
     whole = tmp_path / "whole.duckdb"
     assert annotated_at_length(whole, settings).tokens == 60_000
     for parts in (1, 2, 5, 16):
