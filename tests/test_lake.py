@@ -226,10 +226,9 @@ def test_a_run_from_another_store_gets_a_free_number(others: list[Path], tmp_pat
         """
         assert repr(rows(lake, query, {"run": number})) == repr(rows(db, query, {"run": 1}))
         with store.open(lake) as far, store.open(db) as near:
-            first = (number - 1) * 10**12
-            assert far.sql("FROM context($p, 5, 5)", {"p": first + 5}).equals(
-                near.sql("FROM context(5, 5, 5)")
-            )
+            text = "SELECT before, token, after FROM context($p, 5, 5)"
+            there = far.sql(text, {"p": (number - 1) * 10**12 + 5})
+            assert there.equals(near.sql(text, {"p": 5}))
 
 
 # Several processes
