@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     OptionalPlace = Place | None
 else:
-    Place = OptionalPlace = Any  # Typer takes no unions
+    Place = OptionalPlace = type("path", (), {})  # Typer takes no unions, and shows this name
 
 MOST_ROWS = 10**9  # largest value of --limit
 
@@ -38,8 +38,12 @@ def _tell(sentence: str) -> None:
 
 
 _STORE = f"The store, a DuckDB file [default: db in {FILE}]"
+_READABLE = (
+    "The store: a DuckDB file, a folder with the parts of a run, an address https://… or ducklake:… [default: "
+    f"db in {FILE}"
+)
 _READ: dict[str, Any] = _DB | {"parser": _place, "metavar": "PATH"}
-Db = Annotated[Place, typer.Option("--db", help=f"{_STORE}.", **_READ)]
+Db = Annotated[Place, typer.Option("--db", help=f"{_READABLE}].", **_READ)]
 WrittenDb = Annotated[Path, typer.Option("--db", help=f"{_STORE}.", callback=tell_store, **_DB)]
 NewDb = Annotated[
     Path,
@@ -47,10 +51,10 @@ NewDb = Annotated[
 ]
 DbToDescribe = Annotated[
     OptionalPlace,
-    typer.Option("--db", help=f"{_STORE[:-1]}, or a new, empty store].", **_READ),
+    typer.Option("--db", help=f"{_READABLE}, or a new, empty store].", **_READ),
 ]
-DbToRun = Annotated[OptionalPlace, typer.Option("--db", help=f"{_STORE}.", **_READ)]
-File = Annotated[Place, typer.Argument(help=f"{_STORE}.", **_READ | {"metavar": "FILE"})]
+DbToRun = Annotated[OptionalPlace, typer.Option("--db", help=f"{_READABLE}].", **_READ)]
+File = Annotated[Place, typer.Argument(help=f"{_READABLE}].", **_READ | {"metavar": "FILE"})]
 WrittenFile = Annotated[Path, typer.Argument(metavar="FILE", help=f"{_STORE}.", callback=tell_store, **_DB)]
 Run = Annotated[
     int | None,
