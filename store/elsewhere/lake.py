@@ -76,7 +76,6 @@ class Lake(Elsewhere):
         con = self.attached("READ_ONLY", "CREATE_IF_NOT_EXISTS false")
         try:
             self.check_version(con)
-            self.check_files(con)
             self.lay(con)
         except BaseException:
             con.close()
@@ -158,7 +157,10 @@ class Lake(Elsewhere):
                 f"There is no lake at {self} yet. Say with --data FOLDER where its data files go: a folder "
                 "that all its users can read under the same path."
             )
-        if "does not exist" in text and 'database "' not in text:
+        is_no_lake = "Existing DuckLake at" in text
+        if is_no_lake if self.is_served else not self.file.exists():
+            if not self.is_served and not self.file.parent.is_dir():
+                make = f"Make the folder {self.file.parent} first."
             return NotAStore(f"There is no lake at {self}. {make}")
         why = " ".join(text.rpartition("failed: " if self.is_served else '"')[2].split())
         if self.is_served:
@@ -166,6 +168,7 @@ class Lake(Elsewhere):
                 f"{self} cannot be opened ({why}). Check the address, whether PostgreSQL answers there, and "
                 "the password in PGPASSWORD or ~/.pgpass."
             )
+        why = "it is another DuckDB database" if is_no_lake else why
         return NotAStore(f"{self.catalogue} is not the catalogue of a lake ({why}). {make}")
 
     def server(self) -> duckdb.DuckDBPyConnection:
@@ -203,11 +206,12 @@ class Lake(Elsewhere):
         return con.execute(query).fetchall() == [(0,)]
 
     def check_version(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Raise an error if the lake has no tables of a store, or those of another schema version."""
+        """Raise an error if the lake lacks its tables or data files, or has another schema version."""
         if self.is_new(con):
             raise NotAStore(
                 f"{self} has no runs yet. `annotate export --to {literal(self.address)} …` adds one."
             )
+        self._check_files(con)
         try:
             [(version,)] = con.execute(f"SELECT version FROM {TABLES}.version").fetchall()
         except (duckdb.Error, ValueError) as error:
@@ -218,10 +222,11 @@ class Lake(Elsewhere):
                 "not converted: upgrade the stores (`annotate upgrade`), and export their runs to a new one."
             )
 
-    def check_files(self, con: duckdb.DuckDBPyConnection) -> None:
+    def _check_files(self, con: duckdb.DuckDBPyConnection) -> None:
         """Raise NotAStore if the folder of the data files is not there."""
         query = "SELECT value FROM ducklake_options('lake') WHERE option_name = 'data_path'"
-        [(folder,)] = con.execute(query).fetchall()
+        [(recorded,)] = con.execute(query).fetchall()
+        folder = recorded if self.is_served else f"{self.file}.files"
         if "://" not in folder and not os.path.isdir(folder):
             raise NotAStore(
                 f"The data files of {self} are in {folder}, which is not here. Mount that folder."
