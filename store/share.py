@@ -191,7 +191,9 @@ class _Copy:
     def check_is_new(self) -> None:
         """Raise BadQuestion if the lake has the run already."""
         names = {name: self.given["model"][name] for name in ("revision", "step")}
-        found = self._first("equal_run", {"identity": self.given["run"]["identity"]} | names)
+        found = self._first(
+            "equal_run", {"identity": self.given["run"]["identity"], "any_revision": False} | names
+        )
         if found is not None:
             raise BadQuestion(f"{self.lake} has this run already, as run {found}. Nothing was written.")
 

@@ -14,6 +14,7 @@ from annotate_transformer.ingest.models.names import resolve
 from annotate_transformer.ingest.run.deep import verify_deep
 from annotate_transformer.ingest.run.pipeline import ingest
 from annotate_transformer.ingest.run.settings import Settings
+from annotate_transformer.store.layout import STEPS_A_LOGIT
 from processes import annotate
 
 SETTINGS = Settings(context=16, batch_tokens=32, top=3, samples=10, keep_neurons=4, keep_sources=6)
@@ -79,6 +80,25 @@ def test_each_changed_value_is_reported(run: int, two_runs: Path, tmp_path: Path
     for table, column, position_id in places:
         told = broken[f"computed again: {table}"].examples
         assert any(f"position_id {position_id}" in line and column in line for line in told), told
+
+
+def test_a_neuron_of_two_nearly_equal_ones_may_be_stored_or_not(two_runs: Path, tmp_path: Path) -> None:
+    """The ingest may have chosen another one, whose effect is then not in the remainder."""
+    db = tmp_path / "x.duckdb"
+    shutil.copy(two_runs, db)
+    with duckdb.connect(str(db)) as con:
+        one = "run_id = 1 AND position_id = 7 AND layer = 1"
+        neuron = f"{one} AND neuron = (SELECT min(neuron) FROM base.neuron WHERE {one})"
+        con.execute(f"""
+            UPDATE base.contribution SET
+                mlp_remainder_next = mlp_remainder_next + (toward_next * {STEPS_A_LOGIT})::BIGINT,
+                mlp_remainder_top = mlp_remainder_top + (n.toward_top * {STEPS_A_LOGIT})::BIGINT
+            FROM (SELECT toward_next, toward_top FROM base.neuron WHERE {neuron}) n WHERE {one}""")
+        con.execute(f"DELETE FROM base.neuron WHERE {neuron}")
+    assert [finding for finding in verify_deep(db, 1, ALL) if finding.broken] == []
+    with duckdb.connect(str(db)) as con:  # what the neuron does not explain is still found
+        con.execute(f"UPDATE base.contribution SET mlp_remainder_top = mlp_remainder_top + 8389 WHERE {one}")
+    assert [finding.broken for finding in verify_deep(db, 1, ALL) if finding.broken] == [1]
 
 
 def test_few_positions_are_a_few_windows(two_runs: Path, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ NONE: dict[str, tuple[Callable[[Path], str], str]] = {
     "nothing": (lambda folder: "", "empty"),
     "memory": (lambda folder: ":memory:", "without a file"),
     "S3": (lambda folder: "s3://bucket/x.duckdb", "an address"),
-    "HTTP": (lambda folder: "https://example.org/x.duckdb", "an address"),
+    "HTTP": (lambda folder: "https://example.invalid/x.duckdb", "a file on a web server"),
     "a URL of a file": (lambda folder: "file:///tmp/x.duckdb", "an address"),
     "the hub": (lambda folder: "hf://datasets/x/y.duckdb", "an address"),
     "a folder": (lambda folder: str(folder), "a folder"),
@@ -117,7 +117,7 @@ def test_what_is_no_file_is_refused_at_once(name: str, here: Path) -> None:
         for question in (lambda: Writer(path).__enter__(), lambda: store.open(path)):
             try:
                 question()
-            except store.NotAStore as error:
+            except store.StoreError as error:
                 told.append(str(error))
 
     thread = threading.Thread(target=ask, daemon=True)

@@ -29,7 +29,7 @@ INGEST_LESS = (
 )
 LESS = {
     "ingest": INGEST_LESS,
-    "sweep": INGEST_LESS,
+    "sweep": "Choose options with which `annotate ingest` needs less memory, or a smaller model",
     "demo": "The demo's settings cannot be changed; `annotate ingest` needs less memory with some options",
     "weights": "Choose a smaller model, or a smaller --top",
     "next-token": "Ask for fewer --neurons and --windows, or for some --layers only",

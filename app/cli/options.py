@@ -39,8 +39,8 @@ def _tell(sentence: str) -> None:
 
 _STORE = f"The store, a DuckDB file [default: db in {FILE}]"
 _READABLE = (
-    "The store: a DuckDB file, a folder with the parts of a run, an address https://… or ducklake:… [default: "
-    f"db in {FILE}"
+    "The store: a DuckDB file, a folder with the parts of a run, an address https://… or ducklake:… "
+    f"[default: db in {FILE}"
 )
 _READ: dict[str, Any] = _DB | {"parser": _place, "metavar": "PATH"}
 Db = Annotated[Place, typer.Option("--db", help=f"{_READABLE}].", **_READ)]

@@ -41,6 +41,11 @@ TOLERANCE = 2e-4
 # KEPT: tables that hold only the strongest terms. Of two nearly equal terms, the ingest may have selected
 # one, and this check may select the other.
 KEPT = ("neuron", "head_source")
+# SWAPPED: the neurons that only one of the two has at a position. Their effects are in the other's remainder.
+SWAPPED = """
+    SELECT position_id, layer,
+           sum((toward_next * {steps})::BIGINT) AS next, sum((toward_top * {steps})::BIGINT) AS top
+    FROM {one} ANTI JOIN {other} USING (position_id, layer, neuron) GROUP BY ALL"""
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,8 @@ def _compared(
         again.unregister("read")
         if table.name == "position":
             ids = sorted({*ids} - _near_ties(again))
+        if table.name == "contribution":
+            _allow_for_swapped_neurons(session, again, run, ids)
         told = again.execute(f"{_difference(table)} ORDER BY problem", {"ids": ids}).fetchall()
         yield Finding(f"computed again: {table.name}", len(told), [row[0] for row in told[:SHOWN]], run)
 
@@ -185,6 +192,33 @@ def _near_ties(again: duckdb.DuckDBPyConnection) -> set[int]:
     query = f"""SELECT position_id FROM stored s JOIN base.position a USING (position_id)
                 WHERE s.top_token_id <> a.top_token_id AND NOT {_differs("top_logit", "FLOAT")}"""
     return {number for (number,) in again.execute(query).fetchall()}
+
+
+def _allow_for_swapped_neurons(
+    session: Session, again: duckdb.DuckDBPyConnection, run: int, ids: list[int]
+) -> None:
+    """Add the effects of neurons that only one of the two has to its remainder, in both tables.
+
+    The sums of absolute effects become 0 there: they are of unrounded effects, and the rows are rounded.
+    """
+    query = f"FROM base.neuron WHERE run_id = {run} AND position_id IN (SELECT unnest($ids))"
+    again.register("read", session.arrow(query, {"ids": ids}))
+    again.execute("CREATE OR REPLACE TEMP TABLE stored_neuron AS FROM read")
+    again.unregister("read")
+    both = ("stored_neuron", "base.neuron")
+    for number, (one, other) in enumerate((both, both[::-1])):
+        swapped = SWAPPED.format(one=one, other=other, steps=STEPS_A_LOGIT)
+        again.execute(f"CREATE OR REPLACE TEMP TABLE swapped_{number} AS {swapped}")
+    for number, table in enumerate(("stored", "base.contribution")):
+        again.execute(f"""
+            UPDATE {table} c SET
+                mlp_remainder_next = c.mlp_remainder_next + coalesce(w.next, 0),
+                mlp_remainder_top = c.mlp_remainder_top + coalesce(w.top, 0),
+                mlp_remainder_abs_next = 0, mlp_remainder_abs_top = 0
+            FROM (SELECT position_id, layer, w.next, w.top
+                  FROM (SELECT DISTINCT position_id, layer FROM (FROM swapped_0 UNION ALL FROM swapped_1))
+                  LEFT JOIN swapped_{number} w USING (position_id, layer)) w
+            WHERE c.position_id = w.position_id AND c.layer = w.layer""")
 
 
 def _difference(table: Table) -> str:
