@@ -5,10 +5,13 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from annotate_transformer import store
+from annotate_transformer.app.present import formats
+from annotate_transformer.app.present.words import one_line
 from annotate_transformer.store.database import SCHEMA_VERSION, connection
 from annotate_transformer.store.errors import AnnotateError, DamagedStore
 from annotate_transformer.store.export import new_folder
@@ -92,13 +95,12 @@ def card(db: Path, about: About) -> str:
             "---",
             *(f"{name}: {json.dumps(value)}" for name, value in head.items() if value),  # JSON is YAML, too
             "---",
-            f"# {_cell(about.title)}",
+            f"# {one_line(about.title)}",
             "",
             _what(db, runs),
             "## Runs",
             "",
-            *_table(runs),
-            "",
+            _table(runs),
             _how(address),
             "## Views and macros",
             "",
@@ -142,7 +144,7 @@ The command line, with the file downloaded: `annotate app --db {STORE}` shows it
 """
 
 
-def _table(runs: "pd.DataFrame") -> list[str]:
+def _table(runs: "pd.DataFrame") -> str:
     names = {
         "run_id": "run", "model": "model", "revision": "revision", "corpus": "text", "tokens": "tokens",
         "status": "status", "worst_closure": "largest closure error (logits)",
@@ -153,17 +155,9 @@ def _table(runs: "pd.DataFrame") -> list[str]:
         tokens=[f"{tokens:,}" for tokens in runs.tokens],
         worst_closure=[f"{closure:.1e}" for closure in runs.worst_closure],
     )
-    rows = [[*names.values()], ["---"] * len(names), *shown.to_numpy().tolist()]
-    return [f"| {' | '.join(_cell(value) for value in row)} |" for row in rows]
-
-
-def _cell(value: object) -> str:
-    """Return a text for Markdown, on one line.
-
-    >>> _cell("a|b")
-    'a\\\\|b'
-    """
-    return " ".join(str(value).split()).replace("|", "\\|")
+    written = BytesIO()
+    formats.write(shown.rename(columns=names), "markdown", written)
+    return written.getvalue().decode()
 
 
 def _address(repository: str | None) -> str:

@@ -65,7 +65,10 @@ READING = "TYPE duckdb, READ_ONLY"
 
 # Settings that a connection gets before a file is attached, so that DuckDB never downloads an extension to
 # read the file.
-NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+NO_EXTENSIONS: dict[str, Any] = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
 
 # SETTINGS: set after the file is opened, not in the configuration of the connection. Within one process,
 # DuckDB opens a file a second time only if both configurations are equal, and a user's

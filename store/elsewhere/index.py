@@ -66,7 +66,7 @@ def recorded(index: Path) -> Record | None:
     if not index.exists():
         return None
     try:
-        with closing(duckdb.connect(config={**NO_EXTENSIONS})) as con:
+        with closing(duckdb.connect(config=NO_EXTENSIONS)) as con:
             con.execute(f"ATTACH {literal(str(index))} AS store ({READING})")
             return Record([PartFile(*row) for row in con.execute(named("parts.sql")["recorded"]).fetchall()])
     except duckdb.Error:
@@ -107,7 +107,7 @@ def make(files: Sequence[Path], index: Path) -> Record:
     new = index.with_name(f"{index.name}.new")
     _remove(new)
     try:
-        config: dict[str, Any] = {**NO_EXTENSIONS, "temp_directory": temporary_folder(new)}
+        config = NO_EXTENSIONS | {"temp_directory": temporary_folder(new)}
         with closing(duckdb.connect(config=config)) as con:
             attached = f"ATTACH {literal(str(new))} AS store ({WRITING})"
             for statement in (*_attaching([part.path for part in parts]), attached, "USE store", *SETTINGS):

@@ -249,8 +249,7 @@ class Lake(Elsewhere):
 
 
 def _empty() -> duckdb.DuckDBPyConnection:
-    config: dict[str, str | bool | int | float | list[str]] = {**NO_EXTENSIONS}
-    return duckdb.connect(config=config)
+    return duckdb.connect(config=NO_EXTENSIONS)
 
 
 def rows_of(table: Table) -> str:

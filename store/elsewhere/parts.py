@@ -11,7 +11,6 @@ import threading
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import duckdb
 from filelock import FileLock
@@ -45,7 +44,7 @@ class Parts(Elsewhere):
             kept, record = self._index(files)
             # Connections share the database, whose name tells from which files in which state it was made.
             name = hashlib.sha256(f"{located(kept)} {record}".encode()).hexdigest()
-            config: dict[str, Any] = {**NO_EXTENSIONS, "temp_directory": temporary_folder(kept)}
+            config = NO_EXTENSIONS | {"temp_directory": temporary_folder(kept)}
             con = duckdb.connect(f":memory:{name}", config=config)
             try:
                 is_open = con.execute(

@@ -26,8 +26,7 @@ class Web(Elsewhere):
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         self._check_kind()
-        config: dict[str, str | bool | int | float | list[str]] = {**NO_EXTENSIONS}
-        con = duckdb.connect(config=config)
+        con = duckdb.connect(config=NO_EXTENSIONS)
         try:
             load(con, "httpfs", "http")
             con.execute(f"SET http_timeout = {ANSWER_SECONDS}")
