@@ -6,11 +6,13 @@ file open. A writer holds the lock FILE.turn while it waits and writes. A reader
 lock before it opens the file; otherwise a few readers without pauses would never let a writer in.
 """
 
+import atexit
 import os
 import random
 import resource
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -176,6 +178,7 @@ class Reading:
         # check.
         self._wanted, self._looked = False, 0.0
         self.known: dict[Any, Any] = {}  # facts about the runs, which stay true while the file is open
+        _readings.add(self)
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -249,6 +252,20 @@ class Reading:
                 idle = not self._users and time.monotonic() > self._free_since + KEEP_SECONDS
                 if idle and self._con is mine:
                     self._close()
+
+
+_readings: weakref.WeakSet[Reading] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_readings() -> None:
+    """Close all files before Python exits.
+
+    Python ends a daemon thread at its next attempt to take the interpreter's lock. If that attempt is inside
+    DuckDB, which the thread of `_close_when_idle` may have called, the C++ runtime aborts the process.
+    """
+    for reading in [*_readings]:
+        reading.close()
 
 
 def connect(path: str | Place, wait: float = WAIT_SECONDS) -> duckdb.DuckDBPyConnection:

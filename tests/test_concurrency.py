@@ -1,8 +1,11 @@
 """One writes, others read: neither fails, neither waits for the other's end, and two never write."""
 
+import atexit
 import json
+import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -11,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from annotate_transformer import store
-from annotate_transformer.store.database import connection
+from annotate_transformer.store.database import KEEP_SECONDS, WAIT_SECONDS, Reading, connection
 from annotate_transformer.store.location import turn_lock
 from annotate_transformer.store.writer import Writer, status
 from answers import differences, sql
-from processes import CHECKOUT, Result, Running, annotate, start, start_function, until
+from processes import CHECKOUT, ENVIRONMENT, Result, Running, annotate, start, start_function, until
 from small import SETTINGS, committed, corpus, until_committed
 
 LONGEST_ANSWER = 10.0  # seconds; a commit takes a tenth of one, a slow machine is allowed for
@@ -202,6 +205,37 @@ def test_threads_of_one_process_wait_too(alone: Path, tmp_path: Path) -> None:
 
 
 # Writing
+
+
+def exit_while_closing(db: str) -> None:
+    """Ask a store, then exit while the thread that closes idle files is closing this one."""
+    exiting = threading.Event()
+
+    @atexit.register  # after the store's own handler is registered, this one would be called before it
+    def exit_soon() -> None:
+        exiting.set()
+        time.sleep(0.0005)
+
+    reading = Reading(db, WAIT_SECONDS)
+    close = reading._close
+
+    def closing_at_exit() -> None:
+        if threading.current_thread() is not threading.main_thread():
+            exiting.wait()
+        close()
+
+    with reading.cursor() as cursor:
+        print(cursor.execute("SELECT count(*) FROM base.run").fetchall())
+    reading._close = closing_at_exit  # type: ignore[method-assign]
+    time.sleep(2 * KEEP_SECONDS)
+
+
+def test_a_process_may_exit_while_its_idle_file_is_closed(alone: Path) -> None:
+    """Once in some thousand commands the C++ runtime aborted here, after a complete answer."""
+    script = f"from test_concurrency import exit_while_closing as f; f({str(alone)!r})"
+    environment = os.environ | ENVIRONMENT
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, "[(1,)]\n"), done.stderr
 
 
 def test_a_second_ingest_is_refused(options: tuple[object, ...], alone: Path, tmp_path: Path) -> None:
