@@ -13,7 +13,7 @@ CREATE SCHEMA base;
 
 CREATE TABLE base.version (version INTEGER NOT NULL);
 COMMENT ON TABLE base.version IS 'A table with one row: the version of the schema that this store has. `annotate upgrade` converts a store with an older version to the current version.';
-INSERT INTO base.version VALUES (16);
+INSERT INTO base.version VALUES (17);
 
 CREATE TYPE owner AS ENUM ('store', 'tokenizer', 'model', 'corpus', 'run');
 CREATE TYPE norm AS ENUM ('LayerNorm', 'RMSNorm');
@@ -550,6 +550,19 @@ SELECT e.corpus_id, e.document_id, e.source, e.text, e.sha256, e.metadata FROM b
 COMMENT ON VIEW documents IS 'Which texts did the runs read? One row per document of a corpus.';
 COMMENT ON COLUMN documents.source IS 'file from which the document was read, with the line or row in this file';
 COMMENT ON COLUMN documents.metadata IS 'metadata of the document as JSON: the columns or keys that stand beside the text in the document''s source';
+
+CREATE VIEW run_documents AS
+SELECT r.run_id, e.document_id, e.source, e.text, e.metadata FROM base.run r JOIN base.document e USING (corpus_id);
+COMMENT ON VIEW run_documents IS 'Which texts did this run read? One row per run and document of the run''s corpus. Join it with `positions` by run_id and document_id.';
+COMMENT ON COLUMN run_documents.source IS 'file from which the document was read, with the line or row in this file';
+COMMENT ON COLUMN run_documents.metadata IS 'metadata of the document as JSON; metadata_text, metadata_number and metadata_date return one of its values';
+
+CREATE MACRO metadata_text(metadata, key) AS metadata->>('$.' || to_json(key));
+COMMENT ON MACRO metadata_text IS 'The value of a key in a document''s metadata, as text; NULL if the document has no such key.';
+CREATE MACRO metadata_number(metadata, key) AS TRY_CAST(metadata_text(metadata, key) AS DOUBLE);
+COMMENT ON MACRO metadata_number IS 'The value of a key in a document''s metadata, as a number; NULL if there is no such key or the value is not a number.';
+CREATE MACRO metadata_date(metadata, key) AS TRY_CAST(metadata_text(metadata, key) AS DATE);
+COMMENT ON MACRO metadata_date IS 'The value of a key in a document''s metadata, as a date; NULL if there is no such key or the value is not a date such as 2026-12-01.';
 
 -- base.capped returns a logit after the model's soft-cap. `logit`: the centred logit; `logit_offset`: the mean logit
 -- over the vocabulary, which is added back before the cap is applied; `cap`: the cap's constant (models.logit_cap).
@@ -2061,3 +2074,66 @@ COMMENT ON COLUMN contrast_details.attn_bias IS 'direct effect of the layer''s a
 COMMENT ON COLUMN contrast_details.mlp_bias IS 'direct effect of the layer''s MLP bias b_out on the answer minus its direct effect on the distractor, in logits';
 COMMENT ON COLUMN contrast_details.mlp_remainder IS 'sum of the effects of the layer''s neurons that have no row in contrast_neurons, in logits. An effect is the direct effect on the answer minus that on the distractor';
 COMMENT ON COLUMN contrast_details.neuron_limit IS 'upper bound of |effect|, in logits, for each neuron of the layer that has no row in contrast_neurons; 0 if every neuron has a row';
+
+-- 13. Training: how a model's statistics change over its training steps --------------------------
+
+CREATE VIEW emergence AS
+WITH trained AS (
+    SELECT m.model, m.revision, m.step, r.run_id, r.model_id, r.corpus_id
+    FROM base.run r JOIN base.model m USING (model_id) WHERE r.status = 'finished' AND m.step IS NOT NULL
+), loss AS (
+    SELECT run_id, -avg(next_logprob) AS loss, count(next_logprob) AS count FROM base.position GROUP BY run_id
+), composition AS (
+    SELECT model_id, layer, head, max(z) FILTER (kind = 'Q') AS q, max(z) FILTER (kind = 'K') AS k, max(z) FILTER (kind = 'V') AS v
+    FROM head_composition GROUP BY model_id, layer, head
+), long AS (
+    SELECT t.*, NULL::UTINYINT AS layer, NULL::UTINYINT AS head, NULL::UINTEGER AS neuron, NULL::VARCHAR AS token, unnest([
+        {'statistic': 'loss', 'value': l.loss, 'count': l.count},
+        {'statistic': 'bigram_rank_correlation', 'value': b.rank_correlation, 'count': b.positions},
+        {'statistic': 'bigram_divergence', 'value': b.divergence, 'count': b.positions},
+        {'statistic': 'bigram_overlap', 'value': b.overlap, 'count': b.positions}
+    ], max_depth := 2)
+    FROM trained t JOIN loss l ON l.run_id = t.run_id LEFT JOIN bigram_summary b ON b.run_id = t.run_id
+    UNION ALL
+    SELECT t.*, s.layer, s.head::UTINYINT, NULL, NULL, unnest([
+        {'statistic': 'corpus_previous', 'value': s.attention_previous, 'count': s.attention_count},
+        {'statistic': 'corpus_first', 'value': s.attention_first, 'count': s.attention_count},
+        {'statistic': 'corpus_self', 'value': s.attention_self, 'count': s.attention_count},
+        {'statistic': 'corpus_entropy', 'value': s.entropy, 'count': s.attention_count},
+        {'statistic': 'corpus_duplicate', 'value': s.attention_duplicate, 'count': s.attention_duplicate_count},
+        {'statistic': 'corpus_induction', 'value': s.attention_induction, 'count': s.attention_induction_count},
+        {'statistic': 'random_previous', 'value': w.random_previous, 'count': NULL},
+        {'statistic': 'random_first', 'value': w.random_first, 'count': NULL},
+        {'statistic': 'random_self', 'value': w.random_self, 'count': NULL},
+        {'statistic': 'random_entropy', 'value': w.random_entropy, 'count': NULL},
+        {'statistic': 'random_duplicate', 'value': w.random_duplicate, 'count': NULL},
+        {'statistic': 'random_induction', 'value': w.random_induction, 'count': NULL},
+        {'statistic': 'mean_effect', 'value': s.mean_effect, 'count': s.count},
+        {'statistic': 'mean_abs_effect', 'value': s.mean_abs_effect, 'count': s.count},
+        {'statistic': 'copying', 'value': w.copying, 'count': NULL},
+        {'statistic': 'composition_q', 'value': c.q, 'count': NULL},
+        {'statistic': 'composition_k', 'value': c.k, 'count': NULL},
+        {'statistic': 'composition_v', 'value': c.v, 'count': NULL}
+    ], max_depth := 2)
+    FROM trained t JOIN head_stats s ON s.run_id = t.run_id
+    LEFT JOIN base.head_weight w ON w.model_id = t.model_id AND w.layer = s.layer AND w.head = s.head
+    LEFT JOIN composition c ON c.model_id = t.model_id AND c.layer = s.layer AND c.head = s.head
+    UNION ALL
+    SELECT t.*, s.layer, NULL, s.neuron, v.next_token, unnest([
+        {'statistic': 'mean', 'value': s.mean, 'count': s.count},
+        {'statistic': 'std', 'value': s.std, 'count': s.count},
+        {'statistic': 'fraction_positive', 'value': s.fraction_positive, 'count': s.count},
+        {'statistic': 'mean_effect', 'value': s.mean_effect, 'count': s.count},
+        {'statistic': 'mean_abs_effect', 'value': s.mean_abs_effect, 'count': s.count},
+        {'statistic': 'congruence', 'value': v.congruence, 'count': NULL}
+    ], max_depth := 2)
+    FROM trained t JOIN neuron_stats s ON s.run_id = t.run_id
+    LEFT JOIN (SELECT model_id, layer, neuron, token AS next_token, congruence FROM neuron_vocabulary WHERE direction = 'promotes' AND rank = 1) v
+      ON v.model_id = t.model_id AND v.layer = s.layer AND v.neuron = s.neuron
+)
+SELECT model, revision, step, run_id, model_id, corpus_id, layer, head, neuron, statistic, value, count, token FROM long WHERE value IS NOT NULL;
+COMMENT ON VIEW emergence IS 'How does a statistic change over the training steps of a model? One row per finished run with a known step, statistic, and head or neuron; statistics of the whole model have a row in which layer, head and neuron are NULL. Compare only runs over the same corpus (corpus_id). Statistics of weights are missing until `annotate weights` has read the weights of the step.';
+COMMENT ON COLUMN emergence.statistic IS 'name of the statistic. Of the model: loss (mean loss in nats) and bigram_… (columns of bigram_summary). Of a head: corpus_… and random_… (columns of head_behaviour), mean_effect and mean_abs_effect (of head_stats, in logits), copying (of weight_stats), and composition_q, _k and _v (the largest z of head_composition over the heads of earlier layers). Of a neuron: mean, std, fraction_positive, mean_effect and mean_abs_effect (of neuron_stats), and congruence (of weight_stats)';
+COMMENT ON COLUMN emergence.value IS 'value of the statistic at this step. Attention is a mean probability, 0 to 1; entropy, loss and divergence are in nats; effects are in logits';
+COMMENT ON COLUMN emergence.count IS 'number of positions over which the value is averaged; NULL for a statistic of the weights';
+COMMENT ON COLUMN emergence.token IS 'the token that the neuron promotes most at this step (weight_stats.next_token); NULL for heads, for the model, and where the weights have not been read';

@@ -43,7 +43,7 @@ from annotate_transformer.store.location import (
 )
 from annotate_transformer.store.queries import literal, schema
 
-SCHEMA_VERSION, OLDEST_VERSION = 16, 8  # `annotate upgrade` converts stores of OLDEST_VERSION and later
+SCHEMA_VERSION, OLDEST_VERSION = 17, 8  # `annotate upgrade` converts stores of OLDEST_VERSION and later
 WAIT_SECONDS = 60.0
 TURN_SECONDS = 0.5  # maximum seconds that a reader waits for a writer, which may itself be blocked
 KEEP_SECONDS = 0.2  # seconds for which a reader keeps the file open after a query, for the next query

@@ -40,13 +40,11 @@ def intervals(sums: Floats, sizes: NDArray[np.int64]) -> tuple[Floats, Floats, F
     sums: of the values at each document's positions, of shape (document, unit)
     sizes: number of positions of each document, of shape (document,)
     """
-    if len(sizes) > GROUPS:
-        sums, sizes = _grouped(sums, sizes)
     documents, units = sums.shape
     ends = np.full((3, units), np.nan)
     if documents > 1:
         for start in range(0, units, UNITS):
-            means = _resampled(sums[:, start : start + UNITS], sizes)
+            means = resampled(sums[:, start : start + UNITS], sizes)
             tails = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
             ends[:, start : start + UNITS] = [*tails, means.std(0, ddof=1)]
     return ends[0], ends[1], ends[2]
@@ -60,8 +58,13 @@ def _grouped(sums: Floats, sizes: NDArray[np.int64]) -> tuple[Floats, NDArray[np
     return of_groups, np.bincount(group, sizes).astype(np.int64)
 
 
-def _resampled(sums: Floats, sizes: NDArray[np.int64]) -> Floats:
-    """Return each unit's mean in each bootstrap sample; the shape is (bootstrap sample, unit)."""
+def resampled(sums: Floats, sizes: NDArray[np.int64]) -> Floats:
+    """Return each unit's mean in each bootstrap sample; the shape is (bootstrap sample, unit).
+
+    All units have the same documents in the same bootstrap sample. The arguments are those of `intervals`.
+    """
+    if len(sizes) > GROUPS:
+        sums, sizes = _grouped(sums, sizes)
     drawn, (documents, units) = np.random.default_rng(SEED), sums.shape
     means, block = np.empty((RESAMPLES, units)), max(1, CELLS // documents)
     for start in range(0, RESAMPLES, block):

@@ -674,3 +674,45 @@ WITH grouped AS (
 )
 SELECT n.group_name, 'neuron' AS component, n.layer, n.unit, n.rows, n.total, n.standard_error, l.limits - n.limits AS limits
 FROM neuron n JOIN layer l USING (group_name, layer)
+
+-- Training steps -----------------------------------------------------------------------------------
+
+-- name: series
+-- The runs that differ from this run only in the training step of the model: one run per step, the one finished last.
+SELECT arg_max(r.run_id, r.finished) AS run_id, r.step, arg_max(r.revision, r.finished) AS revision
+FROM runs r JOIN runs c ON r.model = c.model AND r.corpus_id = c.corpus_id AND r.settings::VARCHAR = c.settings::VARCHAR
+WHERE c.run_id = $run AND r.status = 'finished' AND r.step IS NOT NULL
+GROUP BY r.step ORDER BY r.step
+
+-- name: training_steps
+{series}
+
+-- name: emergence
+-- One statistic of the model, a head or a neuron at every step.
+SELECT s.step, s.revision, s.run_id, e.value, e.count, e.token
+FROM ({series}) s LEFT JOIN (
+    FROM emergence WHERE statistic = $statistic AND layer IS NOT DISTINCT FROM $layer::UTINYINT
+      AND head IS NOT DISTINCT FROM $head::UTINYINT AND neuron IS NOT DISTINCT FROM $neuron::UINTEGER
+) e USING (run_id) ORDER BY s.step
+
+-- name: emergence_changes
+-- The heads or neurons whose statistic differs most between two runs.
+SELECT a.layer, coalesce(a.head, a.neuron) AS unit, a.value AS value_a, b.value AS value_b, b.value - a.value AS change,
+       a.token AS token_a, b.token AS token_b
+FROM emergence a JOIN emergence b ON a.layer = b.layer AND a.head IS NOT DISTINCT FROM b.head AND a.neuron IS NOT DISTINCT FROM b.neuron
+WHERE a.run_id = $run AND b.run_id = $other AND a.statistic = $statistic AND b.statistic = $statistic
+  AND (a.head IS NOT NULL) = ($kind = 'head')
+ORDER BY abs(change) DESC, a.layer, unit LIMIT $limit
+
+-- name: emergence_changes_total
+SELECT count(*) AS total FROM emergence
+WHERE run_id = $run AND statistic = $statistic AND layer IS NOT NULL AND (head IS NOT NULL) = ($kind = 'head')
+
+-- name: at_all_steps
+-- The predictions at a range of positions of this run at every step. Runs of a series cut the same text into the same
+-- windows, so a position has the same index in each of them. `here`: the position_id in this run.
+SELECT $first::BIGINT + p.position_id - r.first AS here, r.step, r.run_id, p.position_id, p.token, p.next_token,
+       -p.next_logprob AS loss, exp(p.next_logprob) AS probability, p.next_rank, p.top_token
+FROM (SELECT *, (run_id - 1) * base.positions_a_run() + $first::BIGINT % base.positions_a_run() AS first FROM ({series})) r
+JOIN positions p ON p.run_id = r.run_id AND p.position_id BETWEEN r.first AND r.first + $last::BIGINT - $first::BIGINT
+ORDER BY here, r.step

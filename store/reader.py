@@ -25,6 +25,7 @@ from annotate_transformer.store.computed import (
 )
 from annotate_transformer.store.database import WAIT_SECONDS
 from annotate_transformer.store.elsewhere.place import Address
+from annotate_transformer.store.emergence import Curve, at_all_steps, changes, learned
 from annotate_transformer.store.errors import (
     BadQuestion,
     NoInputs,
@@ -661,6 +662,79 @@ class Store(Session):
             if same_weights:
                 found.attrs["note"] = f"runs {run} and {other} are of the same weights"
             return found
+
+    # Training steps
+
+    def emergence(
+        self, unit: str | None = None, statistic: str | None = None, run: int | None = None
+    ) -> pd.DataFrame:
+        """Return a statistic at every training step: step, revision, run_id, value, low, high, count, token.
+
+        The steps are those of the runs that differ from `run` only in the step, as `annotate sweep` makes
+        them. low, high: ends of the 95 % interval of a mean over positions; NaN for other statistics.
+
+        unit: a head (`L3H2`) or neuron (`L3N7`); None for statistics of the whole model
+        statistic: one of those of the view `emergence`; None for the loss, or for mean_abs_effect of a unit
+
+        Raises:
+            BadQuestion: there is no such statistic, or the run's training step is not known.
+        """
+        with self.together():
+            return self._curve(unit, statistic, run).values()
+
+    def rise(
+        self, unit: str | None = None, statistic: str | None = None, run: int | None = None
+    ) -> "pd.Series[float]":
+        """Return the step at which a statistic has changed by half, with an interval over documents.
+
+        The arguments are those of `emergence`; `store.emergence.Curve.rise` describes the entries.
+        """
+        with self.together():
+            return self._curve(unit, statistic, run).rise()
+
+    def _curve(self, unit: str | None, statistic: str | None, run: int | None) -> Curve:
+        number = self.run(run)
+        if unit is not None:
+            self.unit(unit, number)
+        return Curve(self, number, unit, statistic)
+
+    def emergence_changes(
+        self,
+        step: int,
+        other: int,
+        kind: str = "head",
+        statistic: str | None = None,
+        k: int = 20,
+        run: int | None = None,
+    ) -> pd.DataFrame:
+        """Return the heads or neurons whose statistic differs most between two training steps.
+
+        Columns: head or neuron (its name), value_a (at `step`), value_b (at `other`), change (b − a); for
+        neurons also the tokens that they promote most.
+        """
+        with self.together():
+            return changes(self, self.run(run), kind, statistic, (step, other), k)
+
+    def position_at_steps(self, position_id: int) -> pd.DataFrame:
+        """Return the prediction at one position of a text at every training step, one row per step.
+
+        Columns: step, run_id, position_id (of that run), token, next_token, loss (nats), probability,
+        next_rank, top_token.
+        """
+        with self.together():
+            at = self.position(position_id)
+            return at_all_steps(self, int(at.run_id), position_id, position_id).drop(columns="here")
+
+    def learned(self, first: int, last: int) -> pd.DataFrame:
+        """Return the training step at which each next token was learned, from one position to another.
+
+        Columns: position_id, step (of half height of the token's loss; NaN if the loss falls by less than
+        1 nat), loss_first and loss_last (nats, at the first and at the last step).
+
+        first, last: position_ids of one run
+        """
+        with self.together():
+            return learned(self, int(self.position(first).run_id), first, last)
 
     def _check_comparable(self, run: int, other: int, what: str) -> bool:
         """Raise BadQuestion if the runs cannot be compared; return whether both runs have equal weights."""

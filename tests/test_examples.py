@@ -27,7 +27,7 @@ from annotate_transformer.ingest.models.names import resolve
 QUERIES = Path(__file__).parent.parent / "examples" / "queries"
 FILES = sorted(QUERIES.glob("*.sql"))
 HEADER = ("title", "question", "why", "parameters")
-HOW_MANY = 34
+HOW_MANY = 35
 MOST_ROWS = 50
 WIDTH = 100
 

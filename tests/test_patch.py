@@ -199,4 +199,4 @@ def test_the_command(
     refused = ask("patch", "The city", "The city of")
     assert refused.status == 2 and "equally many" in refused.err and refused.out == ""
     refused = ask("patch", *PROMPTS, "--figure", "x.jpeg")
-    assert refused.status == 2 and "let it end in .png or .svg" in refused.err
+    assert refused.status == 2 and "let it end in .png, .svg or .html" in refused.err

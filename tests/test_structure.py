@@ -282,7 +282,7 @@ VIEWS = {
     "head_distances", "head_composition", "head_behaviour", "neuron_inputs", "next_token_neurons", "prompts",
     "prompt_inputs", "head_prompts", "ablations", "explanations", "explanation_answers",
     "explanation_scores", "published_scores", "contrasts", "contrast_components", "contrast_heads",
-    "contrast_neurons", "contrast_sources", "contrast_details", "parts",
+    "contrast_neurons", "contrast_sources", "contrast_details", "parts", "run_documents", "emergence",
 }  # fmt: skip
 
 
@@ -292,6 +292,7 @@ def test_the_public_names_are_there(empty: duckdb.DuckDBPyConnection) -> None:
     macros = {row[0] for row in empty.execute("SELECT function_name FROM duckdb_functions()").fetchall()}
     assert macros >= {"neuron_contexts", "head_contexts", "token_occurrences", "phrase", "context"}
     assert macros >= {"active_heads", "relevant_heads", "head_effects_by_document"}
+    assert macros >= {"metadata_text", "metadata_number", "metadata_date"}
 
 
 TEXTS = dict.fromkeys(["weights_sha256", "model", "revision", "sha256", "identity", "text"], "x")

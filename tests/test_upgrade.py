@@ -43,6 +43,7 @@ CHANGED = {
         *("contrast", "contrast_layer", "contrast_head", "contrast_neuron", "contrast_source"),  # new
     },
     16: {"catalogue", "checksum", "part"},  # the last one is new
+    17: set(),
 }
 # Tables that have another name since version 11, and the same rows.
 RENAMED = {

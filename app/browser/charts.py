@@ -166,3 +166,20 @@ def of_columns(points: pd.DataFrame, x: str, y: str) -> Chart:
         mark = {"type": "line" if number else "bar", "color": BLUE}
     encoding = {"x": across, "y": _number("y", y), "tooltip": [across, _number("y", y)]}
     return Chart(points, {"mark": mark, "encoding": encoding, "height": 300})
+
+
+def emergence(frame: pd.DataFrame, title: str, pages: list[str]) -> Chart:
+    """Return a line chart of a statistic over training steps; a click on a point opens its page."""
+    rows = frame.assign(page=pages)
+    x = _number("step", "training step (symlog)", scale={"type": "symlog"}, axis={"values": [*frame.step]})
+    y = _number("value", title, scale={"zero": False})
+    tooltip = [_number("step", "step", format=","), _number("value", title, format=".4f")]
+    line = {"mark": {"type": "line", "color": BLUE}, "encoding": {"y": y}}
+    ends = {"y": _number("low", title), "y2": {"field": "high"}}
+    interval = {"mark": {"type": "rule", "color": BLUE}, "encoding": ends}
+    points = {
+        "mark": {"type": "point", "filled": True, "size": 90, "color": BLUE, "cursor": "pointer"},
+        "encoding": {"y": y, "tooltip": tooltip, "href": {"field": "page", "type": "nominal"}},
+    }
+    layers = [line, *([interval] if frame.low.notna().any() else []), points]
+    return Chart(rows, {"encoding": {"x": x}, "layer": layers, "height": 300})

@@ -28,6 +28,7 @@ MODULES = {
     "ask.position": ("position", "expand", "inputs", "moved"),
     "ask.interventions": ("ablate", "patch", "effects"),
     "ask.contrasts": ("contrasts",),
+    "ask.training": ("emergence",),
     "ask.runs": ("runs", "stats", "compare", "export"),
     "sql": ("sql", "examples", "schema"),
     "browse": ("app",),

@@ -845,3 +845,63 @@ ABLATIONS = (
     *falls("activation", 3),
     *falls("probability", 5),
 )
+
+
+def statistic_with_unit(statistic: str) -> str:
+    """Return the name of a statistic of the view `emergence` with its unit.
+
+    >>> statistic_with_unit("loss"), statistic_with_unit("corpus_induction")
+    ('loss (nats)', 'corpus_induction (mean attention)')
+    """
+    if statistic in ("mean_effect", "mean_abs_effect"):
+        unit = "logits"
+    elif statistic == "loss" or statistic.endswith(("_entropy", "_divergence")):
+        unit = "nats"
+    elif statistic == "congruence":
+        unit = "logits, σ = 1"
+    elif statistic.startswith(("corpus_", "random_")):
+        unit = "mean attention"
+    else:
+        unit = "largest z" if statistic.startswith("composition_") else ""
+    return f"{statistic} ({unit})" if unit else statistic
+
+
+def emergence(frame: pd.DataFrame, statistic: str) -> Columns:
+    """Return the columns of a statistic over training steps; `frame` is an answer of `Store.emergence`."""
+    interval = words("95 % interval", "low", lambda row: _from_to(row["low"], row["high"]))
+    promoted = (token("promotes most", "token"),) if frame.token.notna().any() else ()
+    value = number(statistic_with_unit(statistic), "value", 4)
+    shown = (count("step", "step"), identifier("run", "run_id"), value)
+    return (
+        *shown,
+        *((interval,) if frame.low.notna().any() else ()),
+        *((count("positions (n)", "count"),) if frame["count"].notna().any() else ()),
+        *promoted,
+    )
+
+
+def emergence_changes(frame: pd.DataFrame, kind: str, statistic: str, steps: tuple[int, int]) -> Columns:
+    """Return the columns of an answer of `Store.emergence_changes` between two steps."""
+    first, second = steps
+    shown = (
+        text(kind, kind),
+        number(f"{statistic_with_unit(statistic)} at step {first:,}", "value_a", 4),
+        number(f"at step {second:,}", "value_b", 4),
+        signed_number("change", "change", 4),
+    )
+    promoted = (
+        token(f"promotes at step {first:,}", "token_a"),
+        token(f"promotes at step {second:,}", "token_b"),
+    )
+    return (*shown, *(promoted if "token_a" in frame and frame.token_a.notna().any() else ()))
+
+
+POSITION_AT_STEPS = (
+    count("step", "step"),
+    identifier("run", "run_id"),
+    identifier("position", "position_id"),
+    number("loss (nats)", "loss"),
+    formatted("probability", "probability", chance),
+    count("rank", "next_rank"),
+    token("top prediction", "top_token"),
+)

@@ -1,5 +1,7 @@
-"""Write figures as PNG and SVG files with matplotlib, which the extra `figures` installs."""
+"""Write figures as PNG, SVG and HTML files with matplotlib, which the extra `figures` installs."""
 
+import io
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +11,13 @@ from annotate_transformer.store.errors import BadQuestion
 from annotate_transformer.store.whole import whole
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
 
-FORMATS = (".png", ".svg")
+FORMATS = (".png", ".svg", ".html")
+PAGE = '<!doctype html>\n<meta charset="utf-8">\n<title>{title}</title>\n<img alt="{title}" src="{source}">\n'
 LOWERS, NOTHING, RAISES = "#d95f0e", "#ffffff", "#2171b5"  # the same colours as in the app's charts
 CELL = 0.24  # inches
 SMALLEST = 3.4  # inches: minimum width of the grid of cells, and width of the colour bar
@@ -34,7 +38,9 @@ def check(files: list[Path]) -> None:
     """Raise BadQuestion if one of the files cannot be written; call this before a long computation."""
     for file in files:
         if file.suffix.lower() not in FORMATS:
-            raise BadQuestion(f"{file} is no name of a figure: let it end in {' or '.join(FORMATS)}.")
+            raise BadQuestion(
+                f"{file} is no name of a figure: let it end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}."
+            )
         if not file.absolute().parent.is_dir():
             raise BadQuestion(f"{file} cannot be written: there is no folder {file.parent}.")
     if not files:
@@ -48,15 +54,61 @@ def check(files: list[Path]) -> None:
         ) from error
 
 
-def write(shown: HeatMap, file: Path) -> None:
-    """Write a heat map to a PNG or SVG file, whole or not at all; the same heat map gives the same bytes."""
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A value over training steps, to be drawn as a line with dots.
+
+    values: one row per step: step, value, low, high (ends of the interval; NaN without one)
+    title: what is drawn; value_title: title of the vertical axis, with the unit
+    """
+
+    values: "pd.DataFrame"
+    title: str
+    value_title: str
+
+
+def write(shown: HeatMap | Curve, file: Path) -> None:
+    """Write a figure to a file, whole or not at all; the same figure gives the same bytes.
+
+    An HTML file contains the figure as SVG, and needs no other file.
+    """
     from matplotlib import rc_context
 
     kind = file.suffix.lower().removeprefix(".")
+    of_file = "svg" if kind == "html" else kind
     with rc_context(SETTINGS), whole(file) as part:
-        drawn = _drawn(shown)
-        nothing_of_today = {"Date": None} if kind == "svg" else {"Software": None}
-        drawn.savefig(part, format=kind, dpi=DPI, bbox_inches="tight", metadata=nothing_of_today)
+        drawn, image = _curve(shown) if isinstance(shown, Curve) else _drawn(shown), io.BytesIO()
+        nothing_of_today = {"Date": None} if of_file == "svg" else {"Software": None}
+        drawn.savefig(image, format=of_file, dpi=DPI, bbox_inches="tight", metadata=nothing_of_today)
+        content = image.getvalue()
+        part.write_bytes(_page(content, shown.title) if kind == "html" else content)
+
+
+def _page(svg: bytes, title: str) -> bytes:
+    import base64
+    import html
+
+    source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+    return PAGE.format(title=html.escape(title), source=source).encode()
+
+
+def _curve(shown: Curve) -> "Figure":
+    """Draw the values over log(1 + step), and their intervals as vertical lines."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6))
+    axes, rows = figure.add_subplot(), shown.values
+    errors = [(rows.value - rows.low).to_numpy(), (rows.high - rows.value).to_numpy()]
+    has_interval = bool(rows.low.notna().any())
+    axes.errorbar(rows.step, rows.value, yerr=errors if has_interval else None, color=RAISES, marker="o")
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xticks(rows.step, [f"{step:,}" for step in rows.step], rotation=90)
+    axes.minorticks_off()
+    axes.set_xlabel("training step")
+    axes.set_ylabel(_drawable(shown.value_title))
+    axes.set_title(_drawable(shown.title), fontsize=9, loc="left")
+    axes.grid(alpha=0.3)
+    return figure
 
 
 def _drawn(shown: HeatMap) -> "Figure":

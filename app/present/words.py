@@ -262,3 +262,17 @@ def limits(attrs: Mapping[str, Any]) -> str:
     if rounded:
         told.append("rounded: " + ", ".join(f"{name} ±{error:.3g}" for name, error in rounded.items()))
     return "; ".join(told)
+
+
+def rise_in_words(rise: Row) -> str:
+    """Return a sentence about an entry of `Store.rise`: where a curve has changed by half."""
+    way = "risen" if rise["extreme"] > rise["first"] else "fallen"
+    told = (
+        f"It has {way} by half, from {rise['first']:.4g} to {rise['half']:.4g}, after step "
+        f"{rise['after']:,.0f} and by step {rise['until']:,.0f}: at step {rise['step']:,.0f}, if the curve "
+        "is a straight line over log(1 + step) between annotated steps"
+    )
+    if rise["documents"] != rise["documents"]:
+        return f"{told}; no interval, because this statistic is not a mean over stored rows."
+    interval = f"95 % interval {rise['low']:,.0f} to {rise['high']:,.0f}"
+    return f"{told} ({interval}, from resampling {rise['documents']:,.0f} documents)."

@@ -25,6 +25,7 @@ COLOURS = {
     "neuron": "a neuron's activation", "head": "a head's direct effect",
     "attn": "the direct effect of a layer's attention", "mlp": "the direct effect of a layer's MLP",
     "lens": "lens agreement: the layer from which the lens gives the top prediction",
+    "learned": "step at which the next token is learned",
 }  # fmt: skip
 TOWARD = {"next": "on the next token", "top": "on the top prediction"}
 
@@ -184,6 +185,8 @@ def coloured_by(quantities: Sequence[str], run: int, first: int, last: int) -> C
         return _prediction(run, colour, first, last)
     if colour == "lens":
         return _settled(run, first, last)
+    if colour == "learned":
+        return _learned(first, last)
     with middle:
         which = _which(run, colour)
     if colour == "neuron":
@@ -228,6 +231,13 @@ def _settled(run: int, first: int, last: int) -> Coloured:
     unit = "layer from which the lens gives the top prediction; 0: from the first layer"
     scale = markup.scale(frame.settled, unit)
     return Coloured(_by_position(frame, "settled"), scale, "lens agrees from layer", frame)
+
+
+def _learned(first: int, last: int) -> Coloured:
+    frame = answers.learned(first, last)
+    unit = "step by which the loss has fallen by half; pale text: it falls by less than 1 nat"
+    scale = markup.scale(frame.step, unit, log=True)
+    return Coloured(_by_position(frame, "step"), scale, "learned at step", frame, lambda _: "not learned")
 
 
 def _neuron(run: int, which: str, first: int, last: int) -> Coloured:

@@ -1,0 +1,2 @@
+-- Upgrade a store from schema version 16 to 17. Version 17 adds views and macros (emergence, run_documents, metadata_…).
+-- This file has no query, because the tables of version 16 are copied unchanged.
