@@ -82,7 +82,7 @@ def means(ask: Ask, kind: str, by: str | None, least_accuracy: float) -> pd.Data
     made["low"], made["high"] = made["mean"] - reach, made["mean"] + reach
     with np.errstate(divide="ignore", invalid="ignore"):
         p = 2 * stats.t.sf(np.abs(made["mean"]) / made.standard_error, made.documents - 1)
-    made["q"] = pd.Series(p, made.index).groupby(made.group_name).transform(_discovery_rate)
+    made["q"] = pd.Series(p, made.index).groupby(made.group_name).transform(discovery_rate)
     names = ["group_name", "component", "layer", "unit", "documents", "mean", "standard_error", "low", "high"]
     answer = largest_first(made[[*names, "q", "max_error"]], made["mean"])
     answer = answer.sort_values("group_name", kind="stable").reset_index(drop=True)
@@ -102,7 +102,7 @@ def _shortened(groups: list[str]) -> str:
     return ", ".join(groups[:NAMED]) + others
 
 
-def _discovery_rate(p: "pd.Series[float]") -> "pd.Series[float]":
+def discovery_rate(p: "pd.Series[float]") -> "pd.Series[float]":
     """Adjust p-values by the method of Benjamini and Hochberg (1995); unknown p-values stay NaN."""
     from scipy import stats
 

@@ -38,10 +38,14 @@ def sections(text: str) -> dict[str, str]:
 def statement(query: str, parameters: dict[str, Any]) -> str:
     """Return a query in which each $parameter is replaced by its value, so that it runs without parameters.
 
+    A $name that is no parameter stays: it is part of a text in a user's condition.
+
     >>> statement("SELECT $a, $b", {"a": 1, "b": "it's"})
     "SELECT 1, 'it''s'"
     """
-    return re.sub(r"\$(\w+)", lambda name: literal(parameters[name[1]]), query)
+    return re.sub(
+        r"\$(\w+)", lambda name: literal(parameters[name[1]]) if name[1] in parameters else name[0], query
+    )
 
 
 def plain(value: Any) -> Any:

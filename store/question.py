@@ -130,7 +130,13 @@ class Question:
         }
 
     def _filled(self, text: str) -> str:
-        return PIECE.sub(lambda piece: self._filled(self._piece(piece[1])), text)
+        # The text of `pieces` is not searched for placeholders: a user's condition may contain braces.
+        return PIECE.sub(
+            lambda piece: (
+                self.pieces[piece[1]] if piece[1] in self.pieces else self._filled(self._piece(piece[1]))
+            ),
+            text,
+        )
 
     def _piece(self, name: str) -> str:
         """Return the text that replaces the placeholder {name} in a query.
@@ -139,8 +145,6 @@ class Question:
         {lists}, {list_sources}, {samples}: the tables of a finished or of an unfinished run
         {unit_samples}, {unit_stats}: the queries for this kind of unit, neuron or head
         """
-        if name in self.pieces:
-            return self.pieces[name]
         if name == "neurons":
             return "neurons" if self.session.has_coded() else "base.kept_neuron"
         if name in FINISHED:

@@ -445,6 +445,26 @@ hits AS MATERIALIZED (
 {in_context}
 ORDER BY hash(position_id), position_id
 
+-- name: in_group
+-- The positions of a run, or of its random sample, in the order of position_id, each with whether it is in a group. The
+-- parameters say which tokens are in the group: those that match a regular expression, and those with these ids; NULL
+-- stands for all tokens. A condition on the metadata says which documents are in it.
+SELECT p.position_id, p.document_id, p.window_id, p.next_token_id,
+       ($pattern IS NULL OR regexp_matches(t.token, $pattern))
+       AND ($token_ids IS NULL OR list_contains($token_ids, p.token_id)) AND ({in_documents}) AS inside
+FROM base.position p JOIN base.token t ON t.tokenizer_id = $tokenizer AND t.token_id = p.token_id
+WHERE p.run_id = $run AND p.position_id NOT IN (SELECT position_id FROM base.left_out WHERE run_id = $run)
+  AND ($over <> 'sample' OR p.position_id IN (SELECT position_id FROM base.sample_position WHERE run_id = $run))
+ORDER BY p.position_id
+
+-- name: sample_of_layer
+SELECT value FROM {samples} WHERE run_id = $run AND kind = $kind::unit_kind AND layer = $layer::UTINYINT
+ORDER BY unit, position_id
+
+-- name: head_rows
+SELECT position_id, toward_next AS value FROM heads WHERE run_id = $run AND layer = $layer AND head = $unit
+ORDER BY position_id
+
 -- name: companions
 -- The neurons and heads whose values correlate most with the values of a given unit (neuron or head), at the positions
 -- of a finished run's random sample. The largest of many correlations is large even by chance. To show how large, the

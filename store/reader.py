@@ -24,6 +24,7 @@ from annotate_transformer.store.computed import (
     score_frame,
 )
 from annotate_transformer.store.database import WAIT_SECONDS
+from annotate_transformer.store.distinguish import KINDS, POSITIONS, SOURCES, Asked, distinguishing, kinds_of
 from annotate_transformer.store.elsewhere.place import Address
 from annotate_transformer.store.emergence import Curve, at_all_steps, changes, learned
 from annotate_transformer.store.errors import (
@@ -526,6 +527,59 @@ class Store(Session):
     def unit(self, name: str, run: int | None = None) -> Neuron | Head:
         """Return the neuron or head with this name."""
         return (self.neuron if parse(name)[0] == "N" else self.head)(name, run)
+
+    def units(
+        self,
+        on: str | None = None,
+        on_token: str | int | Sequence[str | int] = (),
+        where: str | None = None,
+        *,
+        over: str = "sample",
+        kind: str | None = None,
+        limit: int = 20,
+        positions: int = POSITIONS,
+        seed: int = 0,
+        run: int | None = None,
+    ) -> pd.DataFrame:
+        """Return the neurons and heads that distinguish a group of positions from all other positions.
+
+        A position is in the group if all given conditions hold. Its token is the one that the model has just
+        read there, not the next one. A neuron's value is its activation, a head's its direct effect on the
+        next token (logits). The largest |auroc − 0.5| is first. Columns: name, kind, layer, unit; mean_in,
+        mean_out (means of the value in the group and outside); auroc (the probability that a value in the
+        group is larger than one outside); effect_size (Cohen's d, in pooled standard deviations); p (of the
+        Mann–Whitney test); n_in, n_out (positions), documents_in, documents_out; q (false discovery rate over
+        all neurons and heads that were compared). `attrs["sql"]` is the query for the positions.
+
+        on: a regular expression (RE2) that is searched in the text of the token, which has its leading space
+        on_token: exact texts or ids of tokens, any of which may be the token
+        where: a condition in SQL on the keys of the documents' metadata. If nothing else is given, the group
+        is of whole documents, and p compares the documents' means; else p compares positions.
+        over: `sample`, the run's random sample; `rows`, all positions, for heads alone; `model`: the run's
+        model reads up to `positions` positions again, drawn with `seed`, half of them in the group if it has
+        so many
+        kind: `neuron`, `head` or `both`; None for all kinds that `over` has
+
+        Raises:
+            BadQuestion: a condition or an option is wrong, or too few positions are in the group or outside.
+            NoSuchToken: there is no such token.
+            NoModel: `over` is `model`, and the store was opened without models.
+        """
+        one_of("over", over, SOURCES)
+        if kind is not None:
+            one_of("kind", kind, KINDS)
+        not_negative({"limit": limit})
+        tokens = [on_token] if isinstance(on_token, str | int) else [*on_token]
+        if on is None and where is None and not tokens:
+            raise BadQuestion(
+                "Which positions are meant? Give --on, --on-token or --where, or several of them."
+            )
+        with self.together():
+            number = self.run(run)
+            token_ids = [self._token_id(token, number) for token in tokens] or None
+            kinds = kinds_of(kind, over)
+            asked = Asked(self, number, on, token_ids, where, over, kinds, positions, seed)
+            return distinguishing(asked, limit)
 
     def neuron_contexts(self, layer: int, neuron: int, run: int | None = None) -> pd.DataFrame:
         """Return the exact largest and smallest activations of a neuron, each with its context."""

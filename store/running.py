@@ -278,5 +278,20 @@ class Runner(Protocol):
     ) -> list[Patched]:
         """Return the logits of the clean and the corrupted prompt, and then the logit with each patch."""
 
+    def unit_values(
+        self,
+        about: "pd.Series[Any]",
+        tokens: Sequence[int],
+        places: Sequence[int],
+        next_ids: Sequence[int | None],
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return the values of all neurons and heads at some tokens of a window.
+
+        `neuron`: activations, of shape (layer, place, neuron); `head`: direct effects on the next token, in
+        logits, of shape (layer, place, head), NaN where the next token is None.
+
+        places: indexes of the tokens in the window; next_ids: their next tokens
+        """
+
     def prompt(self, about: "pd.Series[Any]", text: str) -> Path:
         """Annotate a prompt, and return the path of its store, which exists until the process ends."""

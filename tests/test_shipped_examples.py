@@ -71,7 +71,7 @@ def test_it_needs_a_store_to_run_one(typed: Callable[[str], Said], monkeypatch: 
 
 # The examples that need only a store of two runs with weights
 PRINTED = ("verify", "phrase", "neuron", "head", "neurons", "heads", "position", "runs", "stats", "compare")
-PRINTED += ("export", "sql", "examples", "schema", "doctor")
+PRINTED += ("units", "export", "sql", "examples", "schema", "doctor")
 
 
 @pytest.mark.parametrize("command", PRINTED)

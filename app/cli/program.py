@@ -24,6 +24,7 @@ MODULES = {
     "replicate": ("replicate",),
     "ask.text": ("token", "phrase"),
     "ask.units": ("neuron", "head"),
+    "ask.distinguish": ("units",),
     "ask.weights": ("neurons", "heads", "bigrams"),
     "ask.position": ("position", "expand", "inputs", "moved"),
     "ask.interventions": ("ablate", "patch", "effects"),

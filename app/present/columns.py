@@ -554,6 +554,19 @@ def contrast_means(frame: pd.DataFrame) -> Columns:
     return shown if (frame.max_error > 0).any() else shown[:-1]
 
 
+DISTINGUISHING = (
+    text("unit", "name"),
+    number("AUROC (chance: 0.5)", "auroc"),
+    formatted("effect size (d)", "effect_size", lambda value: signed(value, 2)),
+    signed_number("mean inside", "mean_in"),
+    signed_number("mean outside", "mean_out"),
+    count("positions inside (n)", "n_in"),
+    count("positions outside (n)", "n_out"),
+    formatted("p", "p", lambda value: f"{value:.2g}"),
+    formatted("false discovery rate", "q", lambda value: f"{value:.2g}"),
+)
+
+
 def unit_of_contrast(row: Row) -> str:
     """Return the name of the component, head or neuron of a row of `Store.contrast_means`."""
     if row["component"] in ("head", "neuron"):

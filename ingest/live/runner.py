@@ -5,9 +5,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from annotate_transformer.ingest.attribution.toward import likeliest, toward
+from annotate_transformer.ingest.attribution.unit_values import unit_values
 from annotate_transformer.ingest.interventions.ablate import ablate
 from annotate_transformer.ingest.interventions.patch import patch
 from annotate_transformer.ingest.live.prompt import Prompts, check_weights, load, revision
@@ -118,6 +121,15 @@ class ModelRunner:
         patching: Patching,
     ) -> list[Patched]:
         return patch(self.model(about), clean, corrupted, direction, patching)
+
+    def unit_values(
+        self,
+        about: "pd.Series[Any]",
+        tokens: Sequence[int],
+        places: Sequence[int],
+        next_ids: Sequence[int | None],
+    ) -> dict[str, NDArray[np.float32]]:
+        return unit_values(self.model(about), tokens, places, next_ids)
 
     def prompt(self, about: "pd.Series[Any]", text: str) -> Path:
         return self._prompts.annotated(text, about)
