@@ -106,11 +106,11 @@ class Group:
 
     @property
     def inside(self) -> Flags:
-        return self.frame.inside.to_numpy(bool)
+        return np.asarray(self.frame.inside, bool)
 
     @property
     def documents(self) -> NDArray[np.int64]:
-        return self.frame.document_id.to_numpy(np.int64)
+        return np.asarray(self.frame.document_id, np.int64)
 
     def counts(self) -> dict[str, int]:
         """Return the numbers of positions and documents in the group, and of the others."""

@@ -139,6 +139,8 @@ QUESTIONS: dict[str, Callable[[store.Store], pd.DataFrame]] = {
     "head tokens": lambda s: s.head("L1H0").tokens(),
     "head destinations": lambda s: s.head("L1H0").destinations(),
     "companions": lambda s: s.neuron("L1N3").companions(),
+    "units": lambda s: s.units(on="a"),
+    "units over rows": lambda s: s.units(on="a", over="rows"),
     "search": lambda s: s.search((store.head("L1H0").toward_next > 0.0) & (store.position.next_rank > 2)),
     "context": lambda s: s.sql("FROM context(313, 20, 20)"),
     "text of neurons": lambda s: s.sql("FROM neuron_contexts(1, 3)"),

@@ -556,12 +556,12 @@ def contrast_means(frame: pd.DataFrame) -> Columns:
 
 DISTINGUISHING = (
     text("unit", "name"),
-    number("AUROC (chance: 0.5)", "auroc"),
+    number("AUROC", "auroc"),
     formatted("effect size (d)", "effect_size", lambda value: signed(value, 2)),
     signed_number("mean inside", "mean_in"),
     signed_number("mean outside", "mean_out"),
-    count("positions inside (n)", "n_in"),
-    count("positions outside (n)", "n_out"),
+    count("n inside", "n_in"),
+    count("n outside", "n_out"),
     formatted("p", "p", lambda value: f"{value:.2g}"),
     formatted("false discovery rate", "q", lambda value: f"{value:.2g}"),
 )

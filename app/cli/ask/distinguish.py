@@ -20,8 +20,8 @@ def units(
         str | None,
         typer.Option(
             help="The positions whose token matches this regular expression (RE2), such as '^ ?[0-9]{4}$'. "
-            "It is searched in the text of the one token that the model has just read, with its leading space; "
-            "the next token is not looked at.",
+            "It is searched in the text of the one token that the model has just read, with its leading "
+            "space, and not in that of the next token.",
             metavar="REGEX",
         ),
     ] = None,
@@ -90,6 +90,6 @@ def units(
         f"{counted(group[f'n_{side}'], 'position')} of {counted(group[f'documents_{side}'], 'document')}"
         for side in ("in", "out")
     )
-    title = f"Run {number}: what distinguishes {inside} (inside) from {outside} (outside)"
-    title += "; means of activations, and of heads' direct effects on the next token (logits)"
+    title = f"Run {number}: {inside} (inside) against {outside} (outside). Values are activations and, of "
+    title += "heads, direct effects on the next token in logits; an AUROC of 0.5 is chance"
     print_table(title, found, columns.DISTINGUISHING)
