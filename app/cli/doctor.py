@@ -32,6 +32,7 @@ EXTRAS = {
     "explain": "`annotate explain --llm`",
     "figures": "`annotate patch --figure`",
     "gguf": "`--model FILE.gguf`",
+    "mcp": "`annotate mcp`",
     "smollm2": "`--model smollm2-135m`",
 }
 EXTENSIONS = ("icu", "json", "parquet")  # of DuckDB, which a store needs; they are never downloaded

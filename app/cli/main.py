@@ -43,6 +43,7 @@ LESS = {
     "sql": "Ask for less at once: fewer columns, a WHERE before the ORDER BY, a smaller --limit",
     "expand": "Ask about a shorter prompt",
     "app": "Open fewer pages at once",
+    "mcp": "Ask for fewer rows, or about a shorter prompt",
 }
 LESS_ROWS = "Ask for fewer rows with --limit"  # the advice for commands that are not in LESS
 

@@ -33,6 +33,7 @@ MODULES = {
     "ask.runs": ("runs", "stats", "compare", "export"),
     "sql": ("sql", "examples", "schema"),
     "browse": ("app",),
+    "agents": ("mcp",),
     "doctor": ("doctor",),
 }
 

@@ -4,12 +4,12 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
+from annotate_transformer.app import described
 from annotate_transformer.app.cli.options import MOST_ROWS, Db, DbToDescribe, DbToRun
 from annotate_transformer.app.cli.stopping import interrupting
 from annotate_transformer.app.example_queries import defaults, example, files, title_of
@@ -177,7 +177,7 @@ def schema(
     """List the views and macros with the questions they answer, or one view's columns with their units."""
     chosen = _format(format, as_json, None)
     with _database(db) as con:
-        title, answer = _columns(con, view) if view else ("", _names(con))
+        title, answer = described.columns(con, view) if view else ("", described.names(con))
     out = sys.stdout.buffer
     check(chosen, out)
     if title and chosen == "table":
@@ -392,28 +392,3 @@ def _database(db: "Place | None") -> Iterator["duckdb.DuckDBPyConnection"]:
     with duckdb.connect() as con:
         create(con)
         yield con
-
-
-def _names(con: "duckdb.DuckDBPyConnection") -> "pa.Table":
-    from annotate_transformer.store.queries import named, schema
-
-    return con.execute(named("describe.sql")["names"], {"schema": schema()}).to_arrow_table()
-
-
-def _columns(con: "duckdb.DuckDBPyConnection", name: str) -> tuple[str, "pa.Table"]:
-    """Return a title, and a table of the columns that a view has or a macro returns."""
-    from annotate_transformer.store.queries import named
-
-    public = {row["name"].partition("(")[0]: row for row in _names(con).to_pylist()}
-    found = name.casefold()
-    if found not in public:
-        near = get_close_matches(found, public, n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(near)}? " if near else ""
-        raise AnnotateError(f"There is no view or macro {name!r}. {hint}`annotate schema` lists them.")
-    signature, comment = public[found]["name"], public[found]["comment"]
-    if signature == found:
-        query = named("describe.sql")["columns"]
-        return f"{found}: {comment}", con.execute(query, {"name": found}).to_arrow_table()
-    nothing = ", ".join("NULL" for _ in signature.split(","))
-    query = f"SELECT column_name AS column, column_type AS type FROM (DESCRIBE FROM {found}({nothing}))"
-    return f"{signature}: {comment}", con.execute(query).to_arrow_table()
