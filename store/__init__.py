@@ -33,6 +33,7 @@ from annotate_transformer.store.upgrade import upgrade
 from annotate_transformer.store.verify import Finding, verify
 
 if TYPE_CHECKING:
+    from annotate_transformer.store.display import Text
     from annotate_transformer.store.notation import Expression, Term
     from annotate_transformer.store.question import Question
     from annotate_transformer.store.reader import Prompt, Store, open
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 # The modules with the other names, which are imported when they are first used: pandas takes half of the time
 # of a command, and SQLAlchemy, which only `search` needs, takes as long.
 _LATER = {
+    "display": ("Text",),
     "notation": ("Expression", "Term"),
     "question": ("Question",),
     "reader": ("Prompt", "Store", "open"),
@@ -81,6 +83,7 @@ __all__ = [
     "StoreChanged",
     "StoreError",
     "Term",
+    "Text",
     "Unreachable",
     "Weights",
     "head",

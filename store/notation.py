@@ -46,13 +46,13 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from html import escape
 from string import Template
 from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.cells import cell_len
 
+from annotate_transformer.store import display
 from annotate_transformer.store.errors import BadQuestion, NoSuchUnit, one_of
 from annotate_transformer.store.names import head_name, neuron_name, parse_part, part_name
 from annotate_transformer.store.question import Question, describe
@@ -481,7 +481,7 @@ class Expression:
         return f"<logit {self.logit:+.3f} toward {p.toward} at position {p.position_id}: a sum of {n} terms>"
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(self.tree())}</pre>"
+        return display.tree(self.tree_lines())
 
     def _repr_latex_(self) -> str:
         return self.latex()

@@ -19,15 +19,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from html import escape
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 
-from annotate_transformer.store.errors import not_negative
+from annotate_transformer.store.errors import BadQuestion, not_negative
 from annotate_transformer.store.queries import named, plain, statement
 from annotate_transformer.store.rounding import rounding
 from annotate_transformer.store.session import FACTS, Session
+
+if TYPE_CHECKING:
+    import polars as pl
 
 # FINISHED and UNFINISHED map the name of a placeholder in a query to the table or view that the query reads.
 # FINISHED is for finished runs and UNFINISHED for all others. UNFINISHED would be correct for every run, but
@@ -75,6 +80,29 @@ class Question:
             frame = con.execute(self.text, plain(self.arguments)).df()
             describe(frame, self.sql, rounding(self.query))
         return frame
+
+    def arrow(self) -> pa.Table:
+        """Run the query and return the answer as an Arrow table, with the types of the store."""
+        not_negative(self.parameters)
+        with self.session.connection() as con:
+            return con.execute(self.text, plain(self.arguments)).to_arrow_table()
+
+    def polars(self) -> "pl.DataFrame":
+        """Run the query and return the answer as a polars DataFrame.
+
+        Raises:
+            BadQuestion: polars is not installed.
+        """
+        try:
+            import polars as pl
+        except ImportError as error:
+            raise BadQuestion("polars is not installed: run pip install polars.") from error
+        found = pl.from_arrow(self.arrow())
+        assert isinstance(found, pl.DataFrame)
+        return found
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.sql)}</pre>"
 
     def first(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the first $limit rows, and the same rows with one more, which shows whether more exist."""

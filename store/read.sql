@@ -197,6 +197,30 @@ WHERE position_id = $position_id GROUP BY layer ORDER BY layer NULLS FIRST
 SELECT layer, head, toward_next, toward_top, top_source_position_id, top_source_attention, output_norm
 FROM heads WHERE position_id = $position_id ORDER BY layer, head
 
+-- name: text_by_loss
+SELECT {token_in_text}, -p.next_logprob AS value FROM positions p {its_passage} WHERE {in_window} ORDER BY p.position_id
+
+-- name: text_by_neuron
+SELECT {token_in_text}, n.activation AS value FROM positions p {its_passage}
+LEFT JOIN {neurons} n ON n.position_id = p.position_id AND n.layer = $layer AND n.neuron = $unit
+                     AND n.position_id BETWEEN $first AND $last
+WHERE {in_window} ORDER BY p.position_id
+
+-- name: text_by_head
+SELECT {token_in_text}, h.toward_next AS value FROM positions p {its_passage}
+LEFT JOIN heads h ON h.position_id = p.position_id AND h.run_id = p.run_id AND h.layer = $layer AND h.head = $unit
+                 AND h.position_id BETWEEN $first AND $last
+WHERE {in_window} ORDER BY p.position_id
+
+-- name: token_in_text
+p.position_id, p.token, base.excerpt(s.text, p.char_start, p.char_end - p.char_start) AS text, p.char_start, p.char_end
+
+-- name: its_passage
+LEFT JOIN base.passage s ON s.passage_id = base.passage_id(p.document_id, p.char_start)
+
+-- name: in_window
+p.run_id = $run AND p.position_id BETWEEN $first AND $last AND p.window_id = $window
+
 -- name: by_neuron
 SELECT n.layer, n.neuron, n.activation, n.toward_next, n.toward_top FROM {neurons} n
 WHERE n.position_id = $position_id ORDER BY abs(n.toward_top) DESC, n.layer, n.neuron

@@ -24,6 +24,7 @@ from annotate_transformer.store.computed import (
     score_frame,
 )
 from annotate_transformer.store.database import WAIT_SECONDS
+from annotate_transformer.store.display import Text
 from annotate_transformer.store.distinguish import KINDS, POSITIONS, SOURCES, Asked, distinguishing, kinds_of
 from annotate_transformer.store.elsewhere.place import Address
 from annotate_transformer.store.emergence import Curve, at_all_steps, changes, learned
@@ -213,6 +214,37 @@ class Store(Session):
         """
         found = self._of_position("position", position_id, before=BEFORE, after=AFTER)
         return found.iloc[0]
+
+    def text(self, position_id: int, by: str = "loss") -> Text:
+        """Return the text of a position's window with a value for each token; a notebook shows it in colours.
+
+        by: `loss` (nats), the name of a neuron (its activation) or of a head (its direct effect on the next
+        token, in logits). A neuron's activation is known only where it is stored; `frame` has the values.
+
+        Raises:
+            NoSuchPosition, NoSuchUnit: the store has no such position, or the model no such neuron or head.
+        """
+        with self.together():
+            at = self.position(position_id)
+            first, run = int(at.position_id - at.position), int(at.run_id)
+            longest = self.facts(run)["context"] or 0
+            window = {"first": first, "last": first + longest, "window": int(at.window_id)}
+            if by == "loss":
+                found = self.question("text_by_loss", run, **window).ask()
+                return Text(found, int(position_id), "loss (nats)", False)
+            unit = self.unit(by, run)
+            number = {"layer": unit.layer, "unit": unit.number}
+            found = self.question(f"text_by_{unit.kind}", run, **window, **number).ask()
+            wrong_by = self._error_of_codes(run, [unit.layer]) if unit.kind == "neuron" else None
+        if wrong_by:
+            found.attrs["rounded"]["value"] = wrong_by
+            qualify(found, f"rounded: activations that are stored in few bits, ±{wrong_by:.3g} at most")
+        missing = int(found.value.isna().sum()) if unit.kind == "neuron" else 0
+        if missing:
+            where = f"at {missing} of {len(found)} tokens"
+            qualify(found, f"lower bound: {unit.name} is not among the stored neurons {where}")
+        of = "activation" if unit.kind == "neuron" else "direct effect on the next token (logits)"
+        return Text(found, int(position_id), f"{unit.name}: {of}", True)
 
     def decomposition(
         self,
@@ -687,10 +719,8 @@ class Store(Session):
         if total > limit:
             truncate(rows, total)
         layers = [layer for letter, layer, _ in map(parse, found.units) if letter == "N"]
-        if layers and self.has_coded():
-            wrong_by = _number(self._ask("activation_error_of_run", number, layers=layers).error[0])
-            if wrong_by:
-                _note_codes(rows, wrong_by)
+        if layers and (wrong_by := self._error_of_codes(number, layers)):
+            _note_codes(rows, wrong_by)
         if unknown:
             note = f"lower bound: {unknown} more positions may match, where the neuron is not stored"
             qualify(rows, note, more_positions=unknown)
@@ -805,6 +835,12 @@ class Store(Session):
         """Run a query of read.sql about a run, and return the answer."""
         with self.together():
             return self.question(query, self.run(run), **parameters).ask()
+
+    def _error_of_codes(self, run: int, layers: list[int]) -> float | None:
+        """Return the largest rounding error of activations in layers, if some are stored in few bits."""
+        if not self.has_coded():
+            return None
+        return _number(self._ask("activation_error_of_run", run, layers=layers).error[0])
 
     def _at(self, query: str, position_id: int, **parameters: Any) -> Question:
         """Return the `Question` for a query of read.sql about a position."""

@@ -14,6 +14,8 @@ ROUNDED = {
     "by_component": ("contribution", "attn_next > toward_next", "attn_top > toward_top"),
     "by_head": ("head", "toward_next", "toward_top", "attention > top_source_attention", "output_norm"),
     "by_neuron": ("neuron", "activation", "toward_next", "toward_top"),
+    "text_by_neuron": ("neuron", "activation > value"),
+    "text_by_head": ("head", "toward_next > value"),
     "by_source": ("head_source", "attention", "toward_next", "toward_top"),
     "sends": ("head_source", "attention", "toward_next", "toward_top"),
     "head_contexts": ("head", "attention > top_source_attention"),

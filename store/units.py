@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
+from annotate_transformer.store import display
 from annotate_transformer.store.errors import BadQuestion, NoSuchUnit, one_of
 from annotate_transformer.store.means import COUNTED, mean_over_positions
 from annotate_transformer.store.names import unit_name
@@ -13,6 +14,7 @@ from annotate_transformer.store.session import Session
 
 SIDES = ("high", "low", "both")
 TEXT = {"before": BEFORE, "after": AFTER}
+SHOWN = 5  # number of contexts that a notebook shows
 
 
 class Unit:
@@ -21,6 +23,8 @@ class Unit:
     kind: ClassVar[str]  # `neuron` or `head`
     letter: ClassVar[str]
     per_layer: ClassVar[str]  # name of the column of `models` with the number of neurons or heads per layer
+    top: ClassVar[str]  # what a notebook shows
+    shown: ClassVar[tuple[str, str]]  # the column that it shows, and the prefix of the columns with the text
     sql_type: ClassVar[str]  # SQL type of an index in the store; parameters of this type let DuckDB skip rows
 
     def __init__(self, session: Session, letter: str, layer: int, number: int, run: int) -> None:
@@ -43,7 +47,8 @@ class Unit:
 
     def _repr_html_(self) -> str:
         stats = self.stats().drop("histogram").to_frame(repr(self)).T
-        return str(stats.to_html())
+        top = self.contexts("high", SHOWN)
+        return str(stats.to_html()) + display.contexts(self.top, top, *self.shown)
 
     @property
     def name(self) -> str:
@@ -123,6 +128,7 @@ class Neuron(Unit):
     """Queries about one neuron of a run: `at.open(…).neuron("L3N7")` returns a `Neuron`."""
 
     kind, letter, per_layer, sql_type = "neuron", "N", "d_mlp", "UINTEGER"
+    top, shown = "Top activations", ("activation", "")
 
     def windows(self, k: int = 20) -> pd.DataFrame:
         """Return the windows in which the neuron's maximum activation is largest. The answer is exact.
@@ -166,6 +172,8 @@ class Head(Unit):
     """Queries about one head: `at.open(…).head("L1H2")`. Heads are stored at every position."""
 
     kind, letter, per_layer, sql_type = "head", "H", "n_heads", "UTINYINT"
+    top = "Largest direct effects on the next token (logits); the source of most attention is marked"
+    shown = ("toward_next", "source_")
 
     def tokens(self, k: int = 20) -> pd.DataFrame:
         """Return the tokens that the head most often attends to most, with mean attention and effect."""

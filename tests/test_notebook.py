@@ -21,7 +21,8 @@ def numbers(text: str) -> list[float]:
 
 def test_the_cells_print_what_the_notebook_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    printed, held = notebook.executed(notebook.read()), notebook.outputs(notebook.read())
+    printed = [shown.text for shown in notebook.executed(notebook.read())]
+    held = notebook.outputs(notebook.read())
     for now, then in zip(printed, held, strict=True):
         assert in_words(now) == in_words(then), "run `make notebook`"
         assert numbers(now) == pytest.approx(numbers(then), abs=0.02), "run `make notebook`"

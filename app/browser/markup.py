@@ -18,11 +18,10 @@ import pandas as pd
 from annotate_transformer.app.browser.links import link
 from annotate_transformer.app.present.columns import Column, Columns
 from annotate_transformer.app.present.words import in_text, one_line, signed, visible
+from annotate_transformer.store.display import AMOUNT, DARKEST, LOWERS, RAISES
 from annotate_transformer.store.names import head_name, neuron_name
 from annotate_transformer.store.notation import Term, Written
 
-RAISES, LOWERS, AMOUNT = "33, 113, 181", "217, 95, 14", "117, 91, 177"
-DARKEST = 0.65  # maximum opacity of the background colour of a text, so that the text stays readable
 Row = Mapping[str, Any]
 NOTHING: Mapping[str, Any] = {}
 

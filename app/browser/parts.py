@@ -16,6 +16,7 @@ from annotate_transformer.app.present.columns import Columns
 from annotate_transformer.app.present.formats import defused
 from annotate_transformer.app.present.words import limits, status
 from annotate_transformer.store import AnnotateError, NoSuchRun, writer
+from annotate_transformer.store.display import AMOUNT, LOWERS
 from annotate_transformer.store.names import parse, unit_name
 
 # COMPACT: CSS that makes margins smaller, because Streamlit's own margins take a third of a small screen.
@@ -248,7 +249,7 @@ def _parquet(frame: pd.DataFrame) -> bytes:
 
 def sentence(error: AnnotateError) -> None:
     """Show an error's message as plain text, not as Markdown; the parts between backticks are code."""
-    hue = markup.AMOUNT if isinstance(error, NothingYet) else markup.LOWERS
+    hue = AMOUNT if isinstance(error, NothingYet) else LOWERS
     linked.show(
         f'<p style="padding:0.8rem 1rem;border-left:4px solid rgb({hue})">{markup.message(str(error))}</p>',
         key="sentence",
