@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from annotate_transformer.app.present.heat_maps import HeatMap
-from annotate_transformer.app.present.words import component_name
+from annotate_transformer.app.present.words import component_name, filled
 
 BLUE, ORANGE, PURPLE, GREY = "#2171b5", "#d95f0e", "#755bb1", "#888888"
 WHITE = "#ffffff"
@@ -103,26 +103,12 @@ def histogram(bins: pd.DataFrame, what: str) -> Chart:
     x = _name("range", what, axis={"labelAngle": -45})
     y = _number("positions", "positions (symlog)", scale={"type": "symlog"}, axis=COUNTS)
     tooltip = [_name("range", "range"), _number("positions", "positions", format=",")]
-    return _bars(_filled(bins), x, y, tooltip)
+    return _bars(filled(bins), x, y, tooltip)
 
 
 def _bars(rows: pd.DataFrame, x: Spec, y: Spec, tooltip: list[Spec]) -> Chart:
     encoding = {"x": x, "y": y, "tooltip": tooltip}
     return Chart(rows, {"mark": {"type": "bar", "color": PURPLE}, "encoding": encoding, "height": 280})
-
-
-def _filled(bins: pd.DataFrame) -> pd.DataFrame:
-    """Drop the empty bins at both ends of a histogram, and label each remaining bin with its range."""
-    used = bins.index[bins.positions > 0]
-    shown = bins.loc[used.min() : used.max()] if len(used) else bins.head(0)
-    ranges = [
-        f"{_edge(low, '−∞')} … {_edge(high, '∞')}" for low, high in zip(shown.low, shown.high, strict=True)
-    ]
-    return shown.assign(range=ranges)
-
-
-def _edge(value: Any, otherwise: str) -> str:
-    return otherwise if pd.isna(value) else f"{value:.3g}".replace("-", "−")
 
 
 def distances(frame: pd.DataFrame) -> Chart:

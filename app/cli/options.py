@@ -81,6 +81,14 @@ Model = Annotated[
         is_eager=True,
     ),
 ]
+Plot = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Draw the main figure of the answer in this .png, .svg or .html file; may be repeated. Drawing "
+        "needs matplotlib, which the extra `figures` installs.",
+        metavar="FILE",
+    ),
+]
 Limit = Annotated[int, typer.Option("--limit", "-k", help="Rows of each table.", min=1, max=MOST_ROWS)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: the rows, and whether they are exact.")]
 Quiet = Annotated[

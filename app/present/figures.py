@@ -67,7 +67,32 @@ class Curve:
     value_title: str
 
 
-def write(shown: HeatMap | Curve, file: Path) -> None:
+@dataclass(frozen=True, eq=False)
+class Bars:
+    """Numbers to be drawn as horizontal bars, the first one on top: blue if positive, orange if negative.
+
+    title: what is drawn; value_title: title of the horizontal axis, with the unit
+    """
+
+    labels: list[str]
+    values: list[float]
+    title: str
+    value_title: str
+
+
+Shown = HeatMap | Curve | Bars
+
+
+def write_all(shown: Shown, files: list[Path]) -> None:
+    """Write a figure to each of the files; say where it is on standard error."""
+    from annotate_transformer.app.present.printed import err
+
+    for file in files:
+        write(shown, file)
+        err.print(f"The figure is in {file}.", markup=False, soft_wrap=True)
+
+
+def write(shown: Shown, file: Path) -> None:
     """Write a figure to a file, whole or not at all; the same figure gives the same bytes.
 
     An HTML file contains the figure as SVG, and needs no other file.
@@ -77,7 +102,7 @@ def write(shown: HeatMap | Curve, file: Path) -> None:
     kind = file.suffix.lower().removeprefix(".")
     of_file = "svg" if kind == "html" else kind
     with rc_context(SETTINGS), whole(file) as part:
-        drawn, image = _curve(shown) if isinstance(shown, Curve) else _drawn(shown), io.BytesIO()
+        drawn, image = _drawn(shown), io.BytesIO()
         nothing_of_today = {"Date": None} if of_file == "svg" else {"Software": None}
         drawn.savefig(image, format=of_file, dpi=DPI, bbox_inches="tight", metadata=nothing_of_today)
         content = image.getvalue()
@@ -90,6 +115,29 @@ def _page(svg: bytes, title: str) -> bytes:
 
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
     return PAGE.format(title=html.escape(title), source=source).encode()
+
+
+def _drawn(shown: Shown) -> "Figure":
+    if isinstance(shown, Curve):
+        return _curve(shown)
+    return _bars(shown) if isinstance(shown, Bars) else _heat_map(shown)
+
+
+def _bars(shown: Bars) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, CELL * len(shown.labels) + ABOVE))
+    axes, places = figure.add_subplot(), range(len(shown.labels))
+    axes.barh(places, shown.values, color=[RAISES if value >= 0 else LOWERS for value in shown.values])
+    axes.set_yticks(places, [_drawable(label) for label in shown.labels])
+    axes.invert_yaxis()
+    axes.set_ylim(len(shown.labels) - 0.5, -0.5)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel(_drawable(shown.value_title))
+    axes.set_title(_drawable(shown.title), fontsize=9, loc="left")
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    return figure
 
 
 def _curve(shown: Curve) -> "Figure":
@@ -111,7 +159,7 @@ def _curve(shown: Curve) -> "Figure":
     return figure
 
 
-def _drawn(shown: HeatMap) -> "Figure":
+def _heat_map(shown: HeatMap) -> "Figure":
     """Draw the grid of cells, with a colour bar above it and labels around it.
 
     The labels lie outside of the figure's size, and `write` saves the figure with them.

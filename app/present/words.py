@@ -276,3 +276,15 @@ def rise_in_words(rise: Row) -> str:
         return f"{told}; no interval, because this statistic is not a mean over stored rows."
     interval = f"95 % interval {rise['low']:,.0f} to {rise['high']:,.0f}"
     return f"{told} ({interval}, from resampling {rise['documents']:,.0f} documents)."
+
+
+def filled(bins: "pd.DataFrame") -> "pd.DataFrame":
+    """Drop empty bins at both ends of a histogram; name the range of each other bin in the column `range`."""
+    used = bins.index[bins.positions > 0]
+    shown = bins.loc[used.min() : used.max()] if len(used) else bins.head(0)
+    edges = zip(shown.low, shown.high, strict=True)
+    return shown.assign(range=[f"{_edge(low, '−∞')} … {_edge(high, '∞')}" for low, high in edges])
+
+
+def _edge(value: float, otherwise: str) -> str:
+    return otherwise if is_missing(value) else f"{value:.3g}".replace("-", "−")

@@ -6,13 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from annotate_transformer.app.cli.ask.targets import Along, Logprob, Minus, Toward, target_of
-from annotate_transformer.app.cli.options import Db, Json, Limit, Run, WrittenDb
-from annotate_transformer.app.present import columns
+from annotate_transformer.app.cli.options import Db, Json, Limit, Plot, Run, WrittenDb
+from annotate_transformer.app.present import columns, figures
 from annotate_transformer.app.present.console import harmless
 from annotate_transformer.app.present.inputs import by_reading
 from annotate_transformer.app.present.printed import err, out, print_json, print_table
 from annotate_transformer.app.present.tables import marked
-from annotate_transformer.app.present.words import before_cap, chance, closeness, next_in_text, visible
+from annotate_transformer.app.present.words import (
+    before_cap,
+    chance,
+    closeness,
+    component_name,
+    next_in_text,
+    visible,
+)
 from annotate_transformer.store.errors import BadQuestion, NoInputs, one_of
 from annotate_transformer.store.question import largest_first
 
@@ -56,6 +63,7 @@ def position(
     logprob: Logprob = False,
     expand: Expand = None,
     drop: Drop = 0,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Take one prediction apart: direct effects of components, heads, neurons and sources.
@@ -69,6 +77,7 @@ def position(
     from annotate_transformer.store.computed import is_stored
 
     target, other = target_of(toward, minus, direction)
+    figures.check(plot or [])
     with ingest.open(db) as s, s.together():
         at = s.position(number)
         whose = "top" if pd.isna(at.next_token_id) else "next"
@@ -82,6 +91,8 @@ def position(
         frames |= {"sends": s.sends(number, limit), "terms": expression.frame}
         if logprob or not (target is None or is_stored(target, other)):
             frames["likeliest"] = s.likeliest(number)
+    if plot:
+        figures.write_all(_as_bars(frames["component"], number, whose), plot)
     _tell(expression.prediction.hint)
     if as_json:
         print_json({"position": at.to_frame().T, **frames}, int(at.run_id))
@@ -89,6 +100,14 @@ def position(
         print(harmless(str(equation)))
     else:
         _show_position(at, frames, limit, cap, equation)
+
+
+def _as_bars(found: "pd.DataFrame", position: int, whose: str) -> figures.Bars:
+    """Return the figure of a decomposition by component; `whose`: the stored target, next or top."""
+    effect = found["effect"] if "effect" in found else found[f"toward_{whose}"]
+    names = [component_name(row) for row in found.to_dict("records")]
+    title = f"Direct effects of components on the prediction at position {position}"
+    return figures.Bars(names, effect.tolist(), title, "direct effect (logits)")
 
 
 @commands.command(epilog='Example: annotate expand "Dublin is the capital of" --db demo.duckdb')

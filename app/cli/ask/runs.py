@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from annotate_transformer.app.cli.options import By, Db, Json, Limit, Run
-from annotate_transformer.app.present import columns
+from annotate_transformer.app.cli.options import By, Db, Json, Limit, Plot, Run
+from annotate_transformer.app.present import columns, figures
 from annotate_transformer.app.present.printed import (
     dump,
     err,
@@ -16,7 +16,8 @@ from annotate_transformer.app.present.printed import (
     print_table,
     records,
 )
-from annotate_transformer.app.present.words import architecture
+from annotate_transformer.app.present.words import architecture, visible
+from annotate_transformer.store.names import unit_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,14 +92,18 @@ def compare(
     other: Annotated[int, typer.Argument(help="The other run (b).")],
     db: Db,
     what: Annotated[str, typer.Option(help="positions, heads, or neurons.")] = "positions",
+    plot: Plot = None,
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
     """List the largest changes between two runs over one corpus, such as two training steps."""
     from annotate_transformer import store
 
+    figures.check(plot or [])
     with store.open(db) as s, s.together():
         found = s.compare(run, other, what, limit)
+    if plot and not found.empty:
+        figures.write_all(_changes(found, what, run, other), plot)
     if as_json:
         print_json({what: found}, run)
     elif found.empty:
@@ -109,6 +114,18 @@ def compare(
         show(title, found, columns.compared(what, run, other))
     if "note" in found.attrs and not as_json:
         err.print(f"Note: {found.attrs['note']}.", soft_wrap=True)
+
+
+def _changes(found: "pd.DataFrame", what: str, run: int, other: int) -> figures.Bars:
+    """Return the figure of an answer of `Store.compare`: the change in each row."""
+    if what == "positions":
+        names = [f"{visible(row.token)} → {visible(row.next_token)}" for row in found.itertuples()]
+        values, unit = found.loss_change.tolist(), "change of the loss (nats)"
+    else:
+        letter, number = {"heads": ("H", "head"), "neurons": ("N", "neuron")}[what]
+        names = [unit_name(letter, *unit) for unit in zip(found.layer, found[number], strict=True)]
+        values, unit = found.change.tolist(), "change of the mean |direct effect| (logits)"
+    return figures.Bars(names, values, f"Largest changes from run {run} to run {other}: {what}", unit)
 
 
 @commands.command(epilog="Example: annotate export demo-parquet --db demo.duckdb")

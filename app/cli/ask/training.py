@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from annotate_transformer.app.cli.options import Db, Json, Limit, Run
+from annotate_transformer.app.cli.options import Db, Json, Limit, Plot, Run
 from annotate_transformer.app.present import columns, figures
-from annotate_transformer.app.present.printed import err, out, print_json, print_table
+from annotate_transformer.app.present.printed import out, print_json, print_table
 from annotate_transformer.app.present.words import rise_in_words
 from annotate_transformer.store.errors import BadQuestion
 
@@ -38,13 +38,7 @@ def emergence(
     position: Annotated[
         int | None, typer.Option(help="Show the prediction at this position at every step.", metavar="ID")
     ] = None,
-    plot: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Draw the curve in this .png, .svg or .html file; may be repeated (extra `figures`).",
-            metavar="FILE",
-        ),
-    ] = None,
+    plot: Plot = None,
     run: Run = None,
     limit: Limit = 20,
     as_json: Json = False,
@@ -88,10 +82,8 @@ def _curve(
     name = Curve(s, number, unit, statistic).name
     rise = s.rise(unit, statistic, number) if len(values.dropna(subset="value")) > 1 else None
     title = f"{unit or s.model_of(number).model}: {name} over training"
-    for file in files:
-        drawn = values.dropna(subset="value")
-        figures.write(figures.Curve(drawn, title, columns.statistic_with_unit(name)), file)
-        err.print(f"The curve over {len(drawn):,} steps is in {file}.", markup=False, soft_wrap=True)
+    drawn = figures.Curve(values.dropna(subset="value"), title, columns.statistic_with_unit(name))
+    figures.write_all(drawn, files)
     if as_json:
         print_json({name: values} | ({} if rise is None else {"rise": rise.to_frame().T}), number)
         return

@@ -1,15 +1,17 @@
 """The commands `annotate neuron` and `annotate head`: one unit's values in a run, and its weights."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from annotate_transformer.app.cli.options import Db, Json, Limit, Model, Run
-from annotate_transformer.app.present import columns
+from annotate_transformer.app.cli.options import Db, Json, Limit, Model, Plot, Run
+from annotate_transformer.app.present import columns, figures
 from annotate_transformer.app.present.inputs import readings, through
 from annotate_transformer.app.present.printed import print_contexts, print_json, print_table
-from annotate_transformer.app.present.words import beside_rotated, correlated, counted
+from annotate_transformer.app.present.words import beside_rotated, correlated, counted, filled
+from annotate_transformer.store.errors import BadQuestion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,16 +29,19 @@ def neuron(
     db: Db,
     run: Run = None,
     model: Model = None,
+    plot: Plot = None,
     limit: Limit = 10,
     as_json: Json = False,
 ) -> None:
     """Show a neuron: statistics, top activations, random sample, tokens, direct effects, weights."""
     from annotate_transformer import store
 
+    figures.check(plot or [])
     with store.open(db) as s, s.together():
         unit, weights = _in_run_and_by_weights(s, s.neuron, name, run, model)
         frames = _about(unit, limit) | {"mean_activation": unit.mean_activation()} if unit else {}
         frames |= _neuron_by_weights(weights, name, limit) if weights else {}
+        _draw(unit, "activation (hook_post)", plot)
     if as_json:
         print_json(frames, unit.run if unit else None, weights)
         return
@@ -52,17 +57,20 @@ def head(
     db: Db,
     run: Run = None,
     model: Model = None,
+    plot: Plot = None,
     limit: Limit = 10,
     as_json: Json = False,
 ) -> None:
     """Show a head: attention, contexts of its largest direct effects, sources, tokens, weights."""
     from annotate_transformer import store
 
+    figures.check(plot or [])
     with store.open(db) as s, s.together():
         unit, weights = _in_run_and_by_weights(s, s.head, name, run, model)
         more = {"distances": unit.distances(), "mean_effect": unit.mean_effect()} if unit else {}
         frames = _about(unit, limit) | more if unit else {}
         frames |= _head_by_weights(weights, name, limit) if weights else {}
+        _draw(unit, "direct effect on the next token (logits)", plot)
     if as_json:
         print_json(frames, unit.run if unit else None, weights)
         return
@@ -105,6 +113,22 @@ def _about(unit: "Neuron | Head", limit: int) -> Frames:
         "effects": unit.effects(limit),
         "companions": unit.companions(limit),
     }
+
+
+def _draw(unit: "Neuron | Head | None", value: str, files: list[Path] | None) -> None:
+    """Draw the exact histogram of a neuron's or head's values over the run."""
+    if not files:
+        return
+    if unit is None:
+        raise BadQuestion("--plot draws values over a run, and this question is only about weights.")
+    shown = filled(unit.histogram())
+    title = f"{unit.kind.capitalize()} {unit.name}, run {unit.run}: {value}"
+    figures.write_all(
+        figures.Bars(
+            shown.range.tolist(), shown.positions.tolist(), title, "positions (bins differ in width)"
+        ),
+        files,
+    )
 
 
 def _show_neuron(unit: "Neuron", frames: Frames) -> None:
