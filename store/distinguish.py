@@ -221,6 +221,8 @@ def _say_whether_exact(answer: pd.DataFrame, asked: Asked, group: Group) -> None
         qualify(answer, f"sample: {taken:,} of {group.total:,} positions, {drawn}")
     else:
         add_note(answer, f"exact: over all {taken:,} positions of the run")
+    if not asked.session.is_finished(asked.run):
+        add_note(answer, "unfinished: only the positions that the run has reached so far")
     whole = asked.pattern is None and asked.token_ids is None
     add_note(answer, BY_DOCUMENT if whole else NOT_INDEPENDENT)
 

@@ -12,12 +12,16 @@ from scipy import stats
 
 from annotate_transformer import ingest as of_ingest
 from annotate_transformer import store
+from annotate_transformer.ingest.corpus.sources import Corpus
 from annotate_transformer.ingest.models.model import Model
-from annotate_transformer.ingest.models.names import resolve
+from annotate_transformer.ingest.models.names import EMBEDDED, resolve
+from annotate_transformer.ingest.run.pipeline import ingest
+from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.store import BadQuestion, NoModel, NoSuchToken, Store
 from annotate_transformer.store.ranks import compared
 from asking import Asking
 from models import annotated
+from small import stopping_after
 
 RUN, ALL = 2, 10**6
 GROUPS: list[dict[str, Any]] = [
@@ -144,6 +148,23 @@ def test_over_rows_heads_are_exact_over_the_run(s: Store, positions: pd.DataFram
         flags = (positions.token[values.index] == " the").to_numpy()
         expected = by_hand(values.to_numpy(float)[flags], values.to_numpy(float)[~flags])
         assert {name: getattr(row, name) for name in expected} == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_unfinished_run_answers_from_what_it_has_reached(tmp_path: Path) -> None:
+    db = tmp_path / "stopped.duckdb"
+    with Corpus([str(EMBEDDED / "corpus.jsonl")]) as corpus:
+        settings = Settings(limit_tokens=20_000, shard_tokens=4000)
+        ingest(corpus, Model(resolve("neox-2m")), str(db), settings, stop=stopping_after(1))
+    reached = store.open(db)
+    found = reached.units(on="^ ?[A-Z]", run=1, limit=5)
+    assert "unfinished: only the positions that the run has reached" in found.attrs["note"]
+    for row in found[found.kind == "neuron"].itertuples():
+        values = reached.sql(
+            "SELECT value, regexp_matches(token, '^ ?[A-Z]') AS inside FROM neuron_samples "
+            f"JOIN positions USING (run_id, position_id) WHERE layer = {row.layer} AND neuron = {row.unit}"
+        )
+        a, b = (values.value[values.inside == side].to_numpy(float) for side in (True, False))
+        assert row.auroc == pytest.approx(by_hand(a, b)["auroc"])
 
 
 # The model, over a run in which windows overlap and have a BOS ---------------------------------------
