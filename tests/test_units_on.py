@@ -153,7 +153,7 @@ def test_over_rows_heads_are_exact_over_the_run(s: Store, positions: pd.DataFram
 def test_an_unfinished_run_answers_from_what_it_has_reached(tmp_path: Path) -> None:
     db = tmp_path / "stopped.duckdb"
     with Corpus([str(EMBEDDED / "corpus.jsonl")]) as corpus:
-        settings = Settings(limit_tokens=20_000, shard_tokens=4000)
+        settings = Settings(limit_tokens=9000, shard_tokens=2000)
         ingest(corpus, Model(resolve("neox-2m")), str(db), settings, stop=stopping_after(1))
     reached = store.open(db)
     found = reached.units(on="^ ?[A-Z]", run=1, limit=5)
