@@ -132,7 +132,7 @@ def distinguishing(asked: Asked, limit: int) -> pd.DataFrame:
     ]
     found = pd.concat(frames, ignore_index=True)
     found["q"] = discovery_rate(found.p)
-    order = [(found.auroc - 0.5).abs(), found.effect_size.abs().fillna(0)]
+    order = [(found.auroc - 0.5).abs(), found.cohens_d.abs().fillna(0)]
     by_size = np.lexsort([-order[1], -order[0]])
     answer = found.iloc[by_size].head(limit).reset_index(drop=True)
     describe(answer, asked.question("sample" if asked.over == "sample" else "rows").sql)

@@ -14,7 +14,7 @@ def compared(values: NDArray[np.floating], inside: Flags) -> dict[str, Floats]:
 
     mean_in, mean_out: means of the values inside and outside
     auroc: the probability that a value inside is larger than a value outside; equal values count half
-    effect_size: Cohen's d, the difference of the means divided by the pooled standard deviation (with n − 1);
+    cohens_d: Cohen's d, the difference of the means divided by the pooled standard deviation (with n − 1);
     NaN if all values inside are equal and all values outside are equal
     p: of the Mann–Whitney test, two-sided, by the normal approximation with continuity and tie correction; 1
     if all values are equal
@@ -45,7 +45,7 @@ def _compared(values: Floats, inside: Flags) -> dict[str, Floats]:
         p = np.where(error > 0, np.minimum(2 * stats.norm.sf(distance / error), 1), 1.0)
     return {
         "mean_in": means[0], "mean_out": means[1], "auroc": larger / (n_in * n_out),
-        "effect_size": np.where(np.isfinite(d), d, np.nan), "p": p,
+        "cohens_d": np.where(np.isfinite(d), d, np.nan), "p": p,
     }  # fmt: skip
 
 

@@ -579,9 +579,9 @@ class Store(Session):
         read there, not the next one. A neuron's value is its activation, a head's its direct effect on the
         next token (logits). The largest |auroc − 0.5| is first. Columns: name, kind, layer, unit; mean_in,
         mean_out (means of the value in the group and outside); auroc (the probability that a value in the
-        group is larger than one outside); effect_size (Cohen's d, in pooled standard deviations); p (of the
-        Mann–Whitney test); n_in, n_out (positions), documents_in, documents_out; q (false discovery rate over
-        all neurons and heads that were compared). `attrs["sql"]` is the query for the positions.
+        group is larger than one outside); cohens_d (Cohen's d: the difference of the means in pooled standard
+        deviations); p (of the Mann–Whitney test); n_in, n_out (positions), documents_in, documents_out; q
+        (false discovery rate over all neurons and heads that were compared). `attrs["sql"]` is the query for the positions.
 
         on: a regular expression (RE2) that is searched in the text of the token, which has its leading space
         on_token: exact texts or ids of tokens, any of which may be the token

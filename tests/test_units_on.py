@@ -71,7 +71,7 @@ def by_hand(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     pairs = (a[:, None] > b).mean() + (a[:, None] == b).mean() / 2
     pooled = np.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / (len(a) + len(b) - 2))
     p = stats.mannwhitneyu(a, b, method="asymptotic").pvalue
-    return {"auroc": pairs, "effect_size": (a.mean() - b.mean()) / pooled, "p": p, "mean_in": a.mean()}
+    return {"auroc": pairs, "cohens_d": (a.mean() - b.mean()) / pooled, "p": p, "mean_in": a.mean()}
 
 
 # The numbers --------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def test_ranks_with_ties_are_those_of_all_pairs() -> None:
         expected = by_hand(values[i, flags], values[i, ~flags])
         assert {name: found[name][i] for name in expected} == pytest.approx(expected)
     assert (found["auroc"][4], found["p"][4]) == (0.5, 1)
-    assert np.isnan(found["effect_size"][4])
+    assert np.isnan(found["cohens_d"][4])
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=str)

@@ -557,7 +557,7 @@ def contrast_means(frame: pd.DataFrame) -> Columns:
 DISTINGUISHING = (
     text("unit", "name"),
     number("AUROC", "auroc"),
-    formatted("effect size (d)", "effect_size", lambda value: signed(value, 2)),
+    formatted("Cohen's d", "cohens_d", lambda value: signed(value, 2)),
     signed_number("mean inside", "mean_in"),
     signed_number("mean outside", "mean_out"),
     count("n inside", "n_in"),

@@ -71,8 +71,8 @@ def units(
 
     --on, --on-token and --where say which positions; of several, all must hold. A neuron's value is its
     activation, a head's its direct effect on the next token, in logits. The AUROC is the probability that a
-    value in the group is larger than one outside: 0.5 is chance, 1 and 0 separate the two. The effect size is
-    Cohen's d, in pooled standard deviations.
+    value in the group is larger than one outside: 0.5 is chance, 1 and 0 separate the two. Cohen's d is the
+    difference of the means in pooled standard deviations.
     """
     from annotate_transformer import ingest
 
