@@ -581,7 +581,8 @@ class Store(Session):
         mean_out (means of the value in the group and outside); auroc (the probability that a value in the
         group is larger than one outside); cohens_d (Cohen's d: the difference of the means in pooled standard
         deviations); p (of the Mann–Whitney test); n_in, n_out (positions), documents_in, documents_out; q
-        (false discovery rate over all neurons and heads that were compared). `attrs["sql"]` is the query for the positions.
+        (false discovery rate over all compared neurons and heads). `attrs["sql"]` is the query for the
+        positions.
 
         on: a regular expression (RE2) that is searched in the text of the token, which has its leading space
         on_token: exact texts or ids of tokens, any of which may be the token
