@@ -8,12 +8,9 @@ without a sign.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
-
-if TYPE_CHECKING:
-    from annotate_transformer.store.notation import Written
 
 RAISES, LOWERS, AMOUNT = "33, 113, 181", "217, 95, 14", "117, 91, 177"
 DARKEST = 0.65  # maximum opacity of the background colour of a text, so that the text stays readable
@@ -90,15 +87,14 @@ def readable(text: Any) -> str:
     return escape("".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in str(text)))
 
 
-def tree(lines: "Iterable[Written]") -> str:
-    """Return the lines of an expression's tree; the darker a line, the larger its term among all terms."""
+def tree(lines: Iterable[tuple[str, str, float | None]]) -> str:
+    """Return lines of (branch, text, value) as HTML; the larger the value among all, the darker the text."""
     shown = [*lines]
-    largest = max((abs(line.term.value) for line in shown if line.term), default=0.0)
+    largest = max((abs(value) for _, _, value in shown if value is not None), default=0.0)
     parts = []
-    for line in shown:
-        text = readable(f"{line.label}{line.after}")
-        style = tint(line.term.value, largest) if line.term else ""
-        parts.append(readable(line.before) + (f'<span style="{style}">{text}</span>' if style else text))
+    for branch, text, value in shown:
+        style, told = tint(value, largest), readable(text)
+        parts.append(readable(branch) + (f'<span style="{style}">{told}</span>' if style else told))
     joined = "\n".join(parts)
     return f"<pre>{joined}</pre>"
 

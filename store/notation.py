@@ -481,7 +481,8 @@ class Expression:
         return f"<logit {self.logit:+.3f} toward {p.toward} at position {p.position_id}: a sum of {n} terms>"
 
     def _repr_html_(self) -> str:
-        return display.tree(self.tree_lines())
+        lines = self.tree_lines()
+        return display.tree((x.before, x.label + x.after, x.term.value if x.term else None) for x in lines)
 
     def _repr_latex_(self) -> str:
         return self.latex()
