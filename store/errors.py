@@ -61,7 +61,7 @@ class NoSuchRun(StoreError):
 
 
 class NotOneRun(StoreError):
-    """Parts are of different runs, overlap, are incomplete or missing."""
+    """Some parts belong to different runs, overlap, are incomplete or are missing."""
 
 
 class NoSuchModel(StoreError):
@@ -97,7 +97,7 @@ class BadQuestion(StoreError):
 
 
 class Unreachable(StoreError):
-    """A store that is not on this machine does not answer, or not as it has to."""
+    """The server of a store does not answer, or its answer is not a valid one."""
 
 
 class StoreBusy(StoreError):

@@ -127,12 +127,12 @@ def names_of(path: str | Path) -> int:
 
 
 def kind_of(path: str | Path) -> str | None:
-    """Return a description of the file's kind; None for a DuckDB database."""
+    """Return which kind of file this is, for a message; None for a DuckDB database."""
     return kind_by(_beginning(located(path)))
 
 
 def kind_by(begins: bytes) -> str | None:
-    """Return a description of a file's kind, from its first bytes; None for a DuckDB database."""
+    """Return which kind of file begins with these bytes, for a message; None for a DuckDB database."""
     if begins[8:12] == b"DUCK":
         return None
     if not begins.strip(b"\0"):

@@ -1,4 +1,4 @@
-"""Make the keys of the documents' metadata columns of a query, with types."""
+"""Turn the keys of the documents' metadata into typed columns of a query."""
 
 import json
 
@@ -13,7 +13,7 @@ KINDS = {"BIGINT": "-?(0|[1-9][0-9]{0,17})", "DOUBLE": r"-?(0|[1-9][0-9]{0,17})(
 
 
 def columns_of(con: duckdb.DuckDBPyConnection, documents: str) -> dict[str, object]:
-    """Return the type of each key of documents' metadata, as DuckDB's `from_json` takes them.
+    """Return the SQL type of each key of the documents' metadata, in the form that `from_json` reads.
 
     A key whose texts are all numbers is a number, and its empty texts are NULL; a key whose values have
     several types is JSON. The type of a nested object is a dictionary.
@@ -22,7 +22,7 @@ def columns_of(con: duckdb.DuckDBPyConnection, documents: str) -> dict[str, obje
     """
     [(found,)] = con.execute(f"SELECT json_group_structure(metadata) FROM {documents}").fetchall()
     columns = json.loads(found or "{}")
-    if not isinstance(columns, dict):  # "JSON" if no document has a key
+    if not isinstance(columns, dict):  # json_group_structure returns "JSON" if no document has a key
         return {}
     for name in [name for name, kind in columns.items() if kind == "VARCHAR"]:
         text = f"nullif(metadata->>{literal('$.' + json.dumps(name, ensure_ascii=False))}, '')"
@@ -33,7 +33,7 @@ def columns_of(con: duckdb.DuckDBPyConnection, documents: str) -> dict[str, obje
 
 
 def typed(columns: dict[str, object]) -> str:
-    """Return the select list with the keys of the metadata as columns, to follow another column."""
+    """Return the part of a SELECT list that makes each metadata key a column; it follows another column."""
     return f", unnest(from_json(metadata, {literal(json.dumps(columns))}))" if columns else ""
 
 

@@ -22,9 +22,9 @@ from annotate_transformer.store.location import located
 from annotate_transformer.store.queries import literal, named
 from annotate_transformer.store.writer import Begun, Provenance, Vocabulary
 
-OF_POSITION = ("", "first_", "last_", "at_", "source_")  # how the name of a column with a position_id begins
-# MOVED: column with an id → SQL expression of the id in the new store. $positions and $documents are the
-# distances between the ids in both stores.
+OF_POSITION = ("", "first_", "last_", "at_", "source_")  # prefixes of `position_id` in names of columns
+# MOVED: column with an id → SQL expression of its id in the new store. $positions and $documents are the
+# differences between an id in the new store and in the old one.
 MOVED = {
     "run_id": "$run_id",
     "model_id": "$model_id",
@@ -37,8 +37,8 @@ MOVED = {
 }
 OF_POSITIONS = ("position", "contribution", "head", "head_source", "neuron", "neuron_code", "lens")
 OF_SAMPLE = ("sample_position", "sample_row")
-CANDIDATES = "top_candidate"  # the rows that a merge adds are at positions of the part that it copies
-# ONCE: table → the columns by which a row is recognised that the store has already.
+CANDIDATES = "top_candidate"  # each merged part adds rows to it, at its own positions
+# ONCE: table → the key columns that tell whether the store has a row already.
 ONCE = {
     "layer_bias": ("model_id",),
     "neuron_direction": ("model_id", "layer"),
@@ -50,7 +50,7 @@ ONCE = {
 
 @dataclass(frozen=True)
 class StoredPart:
-    """A part of a run, as its store describes it.
+    """What a part's own store says about the part.
 
     `record`: its row of base.part; `ids`: the ids of its run, model, corpus and tokenizer in its store;
     `shards`: number, first and last position_id of each stored shard, in order;
@@ -71,7 +71,7 @@ class StoredPart:
 
     @property
     def first_position_id(self) -> int:
-        """The position_id of the run's first position in this store, even if another part has it"""
+        """The position_id that the run's first position has here, or would have if this part had it"""
         return (self.ids["run_id"] - 1) * POSITIONS_A_RUN
 
     @property
@@ -108,7 +108,7 @@ class StoredPart:
 
 
 def read_part(path: Path) -> StoredPart:
-    """Read what a store says about the part of a run that it has.
+    """Read the description of the part that a store has.
 
     Raises:
         NoSuchRun: the store has no part of a run, or parts of several runs.
@@ -278,7 +278,7 @@ class Copy:
         return [*OF_POSITIONS, *OF_SAMPLE, *of_model, "token_direction", "document", "passage", "shard"]
 
     def write(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Copy the rows; `con` has begun a transaction in the new store."""
+        """Copy the part's rows into the new store, in the transaction that `con` has begun."""
         con.execute(f"ATTACH {literal(str(located(self.part.path)))} AS part ({READING})")
         owners = {f"part_{name}": value for name, value in self.part.ids.items()}
         for name in self.tables():
@@ -287,7 +287,7 @@ class Copy:
             con.execute(query, parameters)
 
     def check(self) -> None:
-        """Compare the part's rows with their recorded checksums, except where these are copied with the rows.
+        """Check the part's rows against their checksums, except those copied together with their checksums.
 
         Raises:
             DamagedStore: rows were changed since they were written.
@@ -314,7 +314,7 @@ class Copy:
         return moved["run_id"] == self.part.ids["run_id"] and not moved["positions"] | moved["documents"]
 
     def changes(self) -> Iterator[Change]:
-        """Yield the rows of the new store that copying adds."""
+        """Yield the sets of rows that the copy adds to the new store, for their checksums."""
         run_id, moved = self.moved["run_id"], self.moved
         yield from self._of_shards()
         first, last = (
@@ -332,7 +332,7 @@ class Copy:
             yield Change(catalogue()[name], moved["corpus_id"], where=f"{name}_id BETWEEN {low} AND {high}")
 
     def _of_shards(self) -> Iterator[Change]:
-        """Yield the rows of positions: a checksum is copied with its rows if they keep their ids."""
+        """Yield the sets of copied rows of positions; rows that keep their ids keep their checksum too."""
         run_id, moved = self.moved["run_id"], self.moved
         with connection(self.part.path, read_only=True) as con:
             for shard, first, last in self.part.shards:
@@ -354,7 +354,7 @@ class Copy:
 
 
 def moving(table: Table, moved: Mapping[str, str] = MOVED) -> str:
-    """Return the query for a table's rows of one owner, with their ids in another store.
+    """Return the query for one owner's rows in a table, with ids converted to those of another store.
 
     Its parameters are those of `MOVED`, and the owner's id in this store, such as $part_run_id.
     `moved`: column with an id → SQL expression of the id in the other store; empty if the ids stay.
@@ -367,7 +367,7 @@ def moving(table: Table, moved: Mapping[str, str] = MOVED) -> str:
 
 
 def copying(table: Table, part: str = "part", moved: Mapping[str, str] = MOVED) -> str:
-    """Return the statement that copies a table's rows of one owner from the attached database `part`."""
+    """Return the INSERT that copies one owner's rows in a table from the attached database `part`."""
     rows = moving(table, moved).replace(" base.", f" {part}.base.")
     if table.name in ONCE:
         rows = f"SELECT * FROM ({rows}) ANTI JOIN base.{table.name} USING ({', '.join(ONCE[table.name])})"

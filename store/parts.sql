@@ -24,7 +24,7 @@ SELECT run_id, layer, head, behaviour, sum(total) AS total, sum(count) AS count
 FROM ({rows}) GROUP BY run_id, layer, head, behaviour ORDER BY layer, head, behaviour
 
 -- name: sample_unit
--- The values of one kind of unit in one layer. They are rounded to FLOAT in between, as by `annotate merge`.
+-- The sampled values of one kind of unit in one layer, rounded to FLOAT as by `annotate merge`.
 INSERT INTO base.sample_unit BY NAME
 SELECT run_id, kind, layer, unit, list(value ORDER BY position_id) AS values
 FROM (SELECT run_id, kind, layer, position_id, unnest(values::FLOAT[]) AS value, generate_subscripts(values, 1) - 1 AS unit
@@ -32,7 +32,7 @@ FROM (SELECT run_id, kind, layer, position_id, unnest(values::FLOAT[]) AS value,
 GROUP BY run_id, kind, layer, unit ORDER BY unit
 
 -- name: finish_run
--- The run is finished since the last part was.
+-- Mark the run as finished, at the time at which its last part was finished.
 UPDATE base.run SET status = 'finished', started = (SELECT min(started) FROM ({rows})), finished = (SELECT max(committed) FROM base.shard)
 
 -- name: checksum
@@ -44,7 +44,7 @@ INSERT INTO base.checksum
 FROM ({rows}) WHERE owner = 'run' AND list_contains($names, name) ORDER BY name, shard
 
 -- name: make_record
--- From which files the index was made, in the order of their names, and the ranges of their positions.
+-- Make the table of the files from which the index was made, with the range of each one's positions.
 CREATE SCHEMA made_of;
 CREATE TABLE made_of.part_file (number INTEGER, name VARCHAR, bytes BIGINT, changed BIGINT, first_position_id BIGINT, last_position_id BIGINT, made_by VARCHAR)
 

@@ -31,9 +31,9 @@ SHARED = (
     "tokenizer",
     "model",
     "corpus",
-)  # the kinds of objects that several runs of a lake may have together
-ROWS = 100_000  # rows that are read from the store at a time
-TIMES = 5  # so often a copy is tried when other processes change the lake meanwhile
+)  # the kinds of objects that several runs of a lake may share
+ROWS = 100_000  # number of rows that are read from the store at a time
+TIMES = 5  # maximum number of attempts to copy a run while other processes change the lake
 LISTS_AS = "SET arrow_output_version = '1.5'"  # see `store.writer.Writer`
 
 Tell = Callable[[str], None]
@@ -41,7 +41,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class SharedRun:
-    """What `share_run` has done. run_id: the run's number in the lake; rows: the number of rows added"""
+    """The result of `share_run`. run_id: the run's number in the lake; rows: the number of rows added"""
 
     run_id: int
     rows: int
@@ -55,7 +55,7 @@ def share_run(
     wait: float = WAIT_SECONDS,
     tell: Tell = lambda sentence: None,
 ) -> SharedRun:
-    """Copy one finished run of the store at `path` into a lake, whole or not at all.
+    """Copy one finished run of the store at `path` into a lake; after an error the lake has none of it.
 
     data: the folder of the data files, for a new lake with its catalogue in PostgreSQL; wait: seconds to wait
     while another process has the store, or the catalogue's file, open; tell: called with a sentence if the
@@ -103,7 +103,7 @@ def _errors_as_sentences(lake: Lake) -> Iterator[None]:
 
 
 def _given(source: duckdb.DuckDBPyConnection, path: str | Place, run: int) -> dict[str, dict[str, Any]]:
-    """Return the rows of the run, its model, its tokenizer and its corpus in the store.
+    """Return four rows of the store, by table name: the run, its model, its tokenizer and its corpus.
 
     Raises:
         BadQuestion: the run is not finished.
@@ -124,7 +124,7 @@ def _given(source: duckdb.DuckDBPyConnection, path: str | Place, run: int) -> di
 def _check_source(
     source: duckdb.DuckDBPyConnection, path: str | Place, given: dict[str, dict[str, Any]]
 ) -> None:
-    """Compare the rows with the checksums that were recorded when they were written.
+    """Check the run's rows in the store against the checksums that were recorded when they were written.
 
     Raises:
         DamagedStore: rows were changed.
@@ -164,7 +164,7 @@ def _opened(lake: Lake, data: str | Path | None, wait: float) -> duckdb.DuckDBPy
 
 
 def _record(con: duckdb.DuckDBPyConnection, found: list[tuple[Change, Sums]]) -> None:
-    """Add rows to the lake's base.checksum, in one file. found: rows that were added, and their checksum"""
+    """Record checksums in the lake's base.checksum. found: each set of added rows, its size and checksum"""
     rows = [(c.table.owner, c.owner_id, c.table.name, c.shard, *sums) for c, sums in found]
     if rows:
         values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
@@ -172,7 +172,7 @@ def _record(con: duckdb.DuckDBPyConnection, found: list[tuple[Change, Sums]]) ->
 
 
 class _Copy:
-    """The copy of one run. `given`: see `_given`."""
+    """Copy one run into a lake. `given` is what the function `_given` returned."""
 
     def __init__(
         self,
@@ -198,14 +198,14 @@ class _Copy:
             raise BadQuestion(f"{self.lake} has this run already, as run {found}. Nothing was written.")
 
     def made(self) -> SharedRun:
-        """Copy the run, and again if another process has changed the lake meanwhile."""
+        """Copy the run; start the copy again if another process changed the lake during it."""
         for _ in range(TIMES):
             ids = self._begun()
             try:
                 rows = sum(self._written(owner, ids) for owner in (*SHARED, "run"))
                 self.con.execute("COMMIT")
                 return SharedRun(ids["run"], rows)
-            except duckdb.TransactionException:  # the transaction is over
+            except duckdb.TransactionException:  # DuckDB has ended the transaction
                 continue
             except BaseException:
                 with suppress(duckdb.Error):
@@ -216,11 +216,11 @@ class _Copy:
         )
 
     def _begun(self) -> dict[str, int]:
-        """Begin a transaction, and return the numbers of the run and of what it needs in the lake.
+        """Begin a transaction; return the lake's numbers for the run, its tokenizer, model and corpus.
 
         The transaction sees the lake as it is after this writer has taken all locks that its numbers need.
         """
-        refused = set[int]()  # numbers that other writers have chosen for their runs
+        refused = set[int]()  # run numbers that other writers have locked
         while True:
             self.con.execute("BEGIN")
             self.check_is_new()
@@ -239,7 +239,7 @@ class _Copy:
                     refused.add(lock)
 
     def _chosen(self, refused: set[int]) -> dict[str, int]:
-        """Return the numbers of the run and of what it needs: those that the lake has, or free ones."""
+        """Return the numbers of the run, its tokenizer, model and corpus in the lake; new ones are free."""
         taken: dict[str, set[int]] = {"tokenizer": set(), "model": set(), "corpus": set(), "run": {*refused}}
         for owner, number in self.con.execute(self.queries["numbers"]).fetchall():
             taken[owner].add(number)
@@ -274,7 +274,7 @@ class _Copy:
         )
 
     def _inserted(self, table: Table, ids: dict[str, int], into: str) -> int:
-        """Insert the rows of a table that the lake lacks, or count them. into: how the statement begins"""
+        """Insert or count the rows of a table that the lake lacks. into: the statement before `FROM rows`"""
         query, moved = moving(table), _moved(self.from_ids, ids)
         if into.startswith("SELECT"):
             query = f"SELECT {', '.join(_once(table))} FROM ({query})"
@@ -289,10 +289,10 @@ class _Copy:
         return int(count)
 
     def _written(self, owner: str, ids: dict[str, int]) -> int:
-        """Copy the rows of an object with their checksums, and return how many were added.
+        """Copy the rows of one owner, such as a model, with their checksums; return the number of added rows.
 
         Raises:
-            DamagedStore: what can be read of the run's rows is not what was copied.
+            DamagedStore: the run's rows in the lake differ from those in the store.
         """
         con, number = self.con, ids[owner]
         before = {} if owner == "run" else {_key(c): c.sums(con) for c in whole(con, owner, number)}
@@ -311,7 +311,7 @@ class _Copy:
         return rows
 
     def _check(self, change: Change, ids: dict[str, int], now: Sums) -> None:
-        """Compare the number of rows with the store's, and their checksum if they kept their ids."""
+        """Check that the copy has as many rows as the store and, if ids did not change, the same checksum."""
         there = recorded(self.source, Change(change.table, self.from_ids["run"], change.shard))
         are_moved = ids != self.from_ids or "explanation_id" in change.table.key
         if now[0] != there[0] or (now != there and not are_moved):
@@ -326,7 +326,7 @@ def _key(change: Change) -> tuple[str, int]:
 
 
 def _free(number: int, taken: set[int]) -> int:
-    """Return a number if it is free, else the smallest one above all that are taken.
+    """Return `number` if it is free, else the largest taken number plus 1.
 
     >>> _free(2, {1}), _free(2, {2, 5})
     (2, 6)
@@ -335,12 +335,12 @@ def _free(number: int, taken: set[int]) -> int:
 
 
 def _once(table: Table) -> tuple[str, ...]:
-    """Return the columns by which a row is recognised that the lake has already; none for a row of a run."""
+    """Return the key columns that tell whether the lake has a row already; none for the rows of a run."""
     return () if table.owner == "run" else ONCE.get(table.name, (f"{table.owner}_id",))
 
 
 def _moved(from_ids: dict[str, int], ids: dict[str, int]) -> dict[str, int]:
-    """Return the parameters of `store.parts.moving`: numbers in the store and in the lake."""
+    """Return the SQL parameters that convert ids of the store to ids of the lake (`store.parts.moving`)."""
     documents = (ids["corpus"] - from_ids["corpus"]) * DOCUMENTS_A_CORPUS
     return {
         **{f"part_{owner}_id": number for owner, number in from_ids.items()},

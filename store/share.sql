@@ -1,11 +1,11 @@
 -- The queries with which `annotate export --to` copies a run into a lake (store/share.py).
 
 -- name: try_lock
--- For PostgreSQL: whether this writer has the lock now.
+-- For PostgreSQL: take a lock if it is free, and return whether this writer has it.
 SELECT pg_try_advisory_xact_lock($locks, $lock) AS has
 
 -- name: wait_for_lock
--- For PostgreSQL: wait until another writer gives the lock back.
+-- For PostgreSQL: take a lock, and wait while another writer has it.
 SELECT pg_advisory_xact_lock($locks, $lock)::text AS has
 
 -- name: numbers

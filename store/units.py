@@ -114,7 +114,7 @@ class Unit:
             truncate(frame, positions, what="the stored lists have")
 
     def question(self, what: str, **parameters: Any) -> Question:
-        """Return the query `what` about this unit, or the variant for its kind, such as `neuron_stats`."""
+        """Return the named query `what` about this unit; prefer a variant for its kind (`neuron_what`)."""
         own = f"{self.kind}_{what}"
         query = own if own in named("read.sql") else what
         unit = OneUnit(self.kind, int(self.layer), int(self.number), self.sql_type)

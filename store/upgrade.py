@@ -128,7 +128,7 @@ def _tables(con: duckdb.DuckDBPyConnection, database: str) -> list[str]:
 
 def _test_ablations(con: duckdb.DuckDBPyConnection) -> None:
     """Compute the permutation p-values of ablations from stored prompts; version 8 did not have p-values."""
-    from annotate_transformer.store.scores import permutation_p  # with pandas, which takes long to import
+    from annotate_transformer.store.scores import permutation_p  # imports pandas, which is slow
 
     heads = con.execute(named("write.sql")["falls_of_heads"]).to_arrow_table().to_pylist()
     rows = []

@@ -16,7 +16,7 @@ from annotate_transformer.store.elsewhere.place import Address
 from annotate_transformer.store.errors import DamagedStore, NoSuchRun, NotAStore
 from annotate_transformer.store.queries import named
 
-TOLERANCE = 1e-4  # the closure errors of a float32 run are promised to be at most this many logits
+TOLERANCE = 1e-4  # maximum closure error of a float32 run, in logits
 # QUICK: checks that count rows or read small tables; they take about 3 % of the time of all
 QUICK = {
     *("identity", "identity of the model", "shard windows", "each position once", "rows per position"),

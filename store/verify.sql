@@ -437,7 +437,7 @@ JOIN (SELECT position_id, position_id - min(position_id) OVER (PARTITION BY docu
 WHERE h.source_offset > p.reach
 
 -- name: part of a run
--- The shards and positions of a part lie in the range that its record says.
+-- The shards and positions of a part lie in the range recorded in base.part.
 SELECT 'part ' || p.part || ' of ' || p.parts || ' has shards ' || s.first_shard || ' to ' || s.last_shard || ' at positions ' || s.first_id || ' to ' || s.last_id
        || '; its record says ' || p.first_shard || ' to ' || p.last_shard || ' at positions ' || p.first_position_id || ' to ' || p.last_position_id AS problem
 FROM base.part p, (SELECT min(shard) AS first_shard, max(shard) AS last_shard, min(first_position_id) AS first_id, max(last_position_id) AS last_id

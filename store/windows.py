@@ -1,4 +1,4 @@
-"""The tokens that a model reads up to a position, for everything that runs a run's model again."""
+"""The tokens that a model reads up to a position, for analyses that run a run's model again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

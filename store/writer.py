@@ -210,7 +210,7 @@ def _limit(kind: str) -> float | None:
 
 
 class Copied(Protocol):
-    """Rows of another store that a commit of a `Writer` copies (`store.parts.Copy`).
+    """Protocol of `store.parts.Copy`: rows of another store that a `Writer` copies in one commit.
 
     covers: names of the commit's tables whose new rows are among `changes`.
     """
@@ -219,7 +219,7 @@ class Copied(Protocol):
     def covers(self) -> Collection[str]: ...
 
     def changes(self) -> Iterable[Change]:
-        """Yield the rows that copying adds, for their checksums."""
+        """Yield the sets of rows that the copy adds, for their checksums."""
 
     def write(self, con: duckdb.DuckDBPyConnection) -> None:
         """Copy the rows within the transaction that `con` has begun."""

@@ -1,4 +1,4 @@
-"""Load an extension of DuckDB from the Python package that has it, so that nothing is downloaded.
+"""Load an extension of DuckDB from the Python package that contains it, so that nothing is downloaded.
 
 The packages `duckdb-extension-NAME` have the very file that DuckDB would download, for one version of DuckDB.
 """

@@ -1,4 +1,4 @@
-"""Make the index of a run in parts: everything but the rows of its positions, merged as by `annotate merge`.
+"""Make the index of a run in parts: the merged lists and statistics, as `annotate merge` would store them.
 
 The index is a DuckDB file with the tables of schema.sql. Of the tables with rows of positions it has only
 `position`, which nearly every question reads; the others are empty in it, and their rows stay in the parts.
@@ -31,7 +31,7 @@ OF_EACH = ("shard", "document", "passage", "token_direction", "sample_position",
 
 
 class PartFile(NamedTuple):
-    """A file with a part, as the index records it.
+    """What the index records about the file of one part.
 
     `changed`: when it was changed, in nanoseconds; `made_by`: a hash of the SQL that has made the index.
     """
@@ -45,24 +45,24 @@ class PartFile(NamedTuple):
 
 
 class Record(NamedTuple):
-    """From which files an index was made."""
+    """The files from which an index was made, as the index records them."""
 
     files: list[PartFile]
 
     def is_true(self, files: Sequence[Path]) -> bool:
-        """Return whether the index was made from these files as they are now."""
+        """Return whether the index is up to date: made from these files, which have not changed since."""
         return [(*row[:3], row.made_by) for row in self.files] == stamps(files)
 
 
 def stamps(files: Sequence[Path]) -> list[tuple[str, int, int, str]]:
-    """Return of each file what is the same in the record of an index that is still true."""
+    """Return name, size, time of change and hash of the SQL per file; an up-to-date index has the same."""
     made_by = hashlib.sha256(f"{schema()}{named('parts.sql')}".encode()).hexdigest()
     found = [(file.name, file.stat()) for file in files]
     return [(name, stat.st_size, stat.st_mtime_ns, made_by) for name, stat in found]
 
 
 def recorded(index: Path) -> Record | None:
-    """Return from which files an index was made; None if there is no index, or no whole one."""
+    """Return the files that an index records; None if the index is missing or incomplete."""
     if not index.exists():
         return None
     try:
@@ -74,14 +74,14 @@ def recorded(index: Path) -> Record | None:
 
 
 def opening(index: Path, record: Record, files: Sequence[Path]) -> list[str]:
-    """Return the statements that attach an index as the default database, and its parts."""
+    """Return the SQL statements that attach the parts, and their index as the default database."""
     of = dict(zip(files, record.files, strict=True))
     parts = _attaching(sorted(files, key=lambda file: of[file].first_position_id))
     return [*parts, f"ATTACH {literal(str(located(index)))} AS store ({READING})", "USE store"]
 
 
 def _attaching(files: Sequence[Path]) -> list[str]:
-    """Return the statements that attach the files as part_1, part_2, …, to be read."""
+    """Return the SQL statements that attach the files, for reading only, as part_1, part_2, …."""
     return [
         f"ATTACH {literal(str(located(file)))} AS part_{number} ({READING})"
         for number, file in enumerate(files, 1)
@@ -133,7 +133,7 @@ def _record(
     parts: Sequence[StoredPart],
     before: Sequence[tuple[str, int, int, str]],
 ) -> None:
-    """Record the files, in their order, as they were before they were read."""
+    """Record in the index each file's name, size and time of change as they were before it was read."""
     con.execute(named("parts.sql")["make_record"])
     of = {part.path: part.record for part in parts}
     for number, (file, (name, size, changed, made_by)) in enumerate(zip(files, before, strict=True)):
@@ -143,7 +143,7 @@ def _record(
 
 
 class _Filling:
-    """What fills an index; `con` has the new index as its default database, and the parts."""
+    """Fill a new index. In `con` the index is the default database, and the parts are attached."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, parts: Sequence[StoredPart]) -> None:
         self.con, self.parts, self.ids = con, parts, parts[0].ids
@@ -160,8 +160,8 @@ class _Filling:
         self.con.execute("COMMIT")
 
     def _view(self, table: Table) -> str | None:
-        """Return the query for a table whose rows stay in the parts; None for a table of the index."""
-        if table.name == "version":  # as a view, so that nobody takes the index by itself for a store
+        """Return the query of the view on a table whose rows stay in the parts; None for other tables."""
+        if table.name == "version":  # a view, so that the index cannot be opened as a store without the parts
             return "FROM part_1.base.version"
         if table.name not in IN_PARTS or not self._has_rows(table):
             return None
@@ -180,7 +180,7 @@ class _Filling:
         return bool(self.con.execute(f"FROM ({self._rows(table.name)}) LIMIT 1").fetchone())
 
     def _copy(self, name: str, part: str) -> None:
-        """Copy the rows that a part has of a table; rows that are there already are left out (`ONCE`)."""
+        """Copy the rows of a table from a part into the index, without rows that the index has already."""
         table = catalogue()[name]
         owner = {f"part_{table.owner}_id": self.ids[f"{table.owner}_id"]}
         self._run(copying(table, part, moved={}), **owner)
@@ -204,7 +204,7 @@ class _Filling:
                 self._run(queries[table].replace("{rows}", rows), **dict(zip(keys, values, strict=True)))
 
     def _finish(self) -> None:
-        """Mark the run as finished, and store what an ingest stores at the end of a run."""
+        """Mark the run as finished, and store the tables that an ingest fills at the end of a run."""
         self._run(named("parts.sql")["finish_run"].replace("{rows}", self._rows("run")))
         for query in ("finish_top_sources", "finish_head_offsets"):
             self._run(named("write.sql")[query], run_id=self.ids["run_id"])
@@ -221,7 +221,7 @@ class _Filling:
                 self._run(queries["checksum"], **key, shard=change.shard, rows=sums[0], checksum=sums[1])
 
     def _rows(self, table: str) -> str:
-        """Return the query for the rows that all parts have of a table."""
+        """Return the query for the rows of a table in all parts together."""
         columns = {column.name for column in catalogue()[table].columns}
         where = f" WHERE run_id = {self.ids['run_id']}" if "run_id" in columns else ""
         parts = range(1, len(self.parts) + 1)

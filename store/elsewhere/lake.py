@@ -1,4 +1,4 @@
-"""A lake: the runs of many stores in one DuckLake, that is, Parquet files and a catalogue that lists them.
+"""A lake: the runs of many stores in one DuckLake, which is Parquet files and a catalogue that lists them.
 
 The catalogue is a DuckDB file (`ducklake:FILE`, with the Parquet files in FILE.files), or a database of a
 PostgreSQL server (`ducklake:postgres:dbname=… host=…`), into which several processes may write at once.
@@ -34,13 +34,13 @@ from annotate_transformer.store.location import located
 from annotate_transformer.store.queries import literal, named
 
 PREFIX, SERVED, EXTRA = "ducklake:", "postgres:", "lake"
-TABLES = "lake.base"  # the schema with the lake's tables, in a connection
-ANSWER_SECONDS = 10  # after so long without an answer, a PostgreSQL server is taken to be absent
-PAUSE_SECONDS = 0.1  # between two attempts to open a catalogue that another process has open
+TABLES = "lake.base"  # the SQL schema of the lake's tables, once the lake is attached
+ANSWER_SECONDS = 10  # maximum seconds to wait for a connection to a PostgreSQL server
+PAUSE_SECONDS = 0.1  # seconds between two attempts to open a catalogue that another process has open
 PASSWORD = re.compile(r"password\s*=|://[^/@]*:[^/@]*@", re.IGNORECASE)
-KIND = re.compile(r"([a-z]\w+):")  # the beginning of a catalogue that is no file, such as mysql:
-# OPTIONS: of a new lake. Rows are never kept in the catalogue itself (inlined), because PostgreSQL takes no
-# text with a NUL character, and a vocabulary has one.
+KIND = re.compile(r"([a-z]\w+):")  # the prefix of a catalogue that is not a file, such as mysql:
+# OPTIONS: settings of a new lake. Rows are never inlined in the catalogue, because PostgreSQL refuses a
+# text with a NUL character, and a vocabulary may contain one.
 OPTIONS = {"parquet_compression": "zstd", "data_inlining_row_limit": "0"}
 # SETTINGS_OF_LAKE: see `store.database.SETTINGS`
 SETTINGS_OF_LAKE = ("SET ducklake_max_retry_count = 100",)
@@ -52,7 +52,7 @@ class Lake(Elsewhere):
     what, can_be_verified = "a lake", True
 
     def __init__(self, address: str) -> None:
-        """Raises BadQuestion if the address has a password or no catalogue of a known kind."""
+        """Raise BadQuestion if the address contains a password or names no catalogue of a known kind."""
         super().__init__(address)
         self.catalogue = address.removeprefix(PREFIX)
         self.is_served = self.catalogue.startswith(SERVED)
@@ -69,7 +69,7 @@ class Lake(Elsewhere):
 
     @property
     def file(self) -> Path:
-        """The catalogue, if it is a file"""
+        """The path of the lake's catalogue, which must be a file, not a PostgreSQL database"""
         return located(self.catalogue)
 
     def connect(self) -> duckdb.DuckDBPyConnection:
@@ -186,7 +186,7 @@ class Lake(Elsewhere):
         return con
 
     def data_path(self, folder: str | Path) -> str:
-        """Return the option of ATTACH for the folder of the data files.
+        """Return the option of ATTACH that says in which folder the lake's Parquet files are.
 
         Raises:
             BadQuestion: the catalogue is a file.
@@ -196,7 +196,7 @@ class Lake(Elsewhere):
         return f"DATA_PATH {literal(os.path.realpath(folder))}"
 
     def check_kind(self) -> None:
-        """Raise NotAStore if the catalogue is a file of another kind, before anything writes into it."""
+        """Raise NotAStore if the lake's catalogue is an existing file that is not a DuckLake catalogue."""
         if not self.is_served and self.file.exists():
             self.attached("READ_ONLY", "CREATE_IF_NOT_EXISTS false").close()
 
@@ -223,7 +223,7 @@ class Lake(Elsewhere):
             )
 
     def _check_files(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Raise NotAStore if the folder of the data files is not there."""
+        """Raise NotAStore if the folder of the lake's Parquet files does not exist on this machine."""
         query = "SELECT value FROM ducklake_options('lake') WHERE option_name = 'data_path'"
         [(recorded,)] = con.execute(query).fetchall()
         folder = recorded if self.is_served else f"{self.file}.files"
@@ -233,7 +233,7 @@ class Lake(Elsewhere):
             )
 
     def lay(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Make the schema of schema.sql over the lake's tables, in the default database of `con`."""
+        """Make the views and macros of schema.sql on the lake's tables, in `con`'s default database."""
         lay(con, rows_of)
 
     def make(self, con: duckdb.DuckDBPyConnection) -> None:
@@ -253,12 +253,12 @@ def _empty() -> duckdb.DuckDBPyConnection:
 
 
 def rows_of(table: Table) -> str:
-    """Return the query for all rows of a table of the lake, with the types of schema.sql."""
+    """Return the query for all rows of a lake's table, with each column cast to its type in schema.sql."""
     return named("share.sql")["checksums_of_lake"] if table.name == "checksum" else from_plain(table, TABLES)
 
 
 def statements() -> list[str]:
-    """Return the statements that make the tables of a new lake, generated from the catalogue."""
+    """Return the SQL statements that make the tables of a new lake, from the list of tables in schema.sql."""
     made = list[str]()
     for table in catalogue().values():
         made.append(making(table, TABLES))

@@ -1,4 +1,4 @@
-"""Make the schema of schema.sql over tables that lie elsewhere: each table becomes a view.
+"""Make the schema of schema.sql over tables of another database: each table becomes a view on one of them.
 
 The types, views, macros and comments are those of schema.sql itself, so every query of a store works. The
 statements for tables in a database without enums, such as a lake, are generated here from the catalogue.
@@ -14,7 +14,7 @@ from annotate_transformer.store.catalogue import Table, catalogue
 from annotate_transformer.store.layout import enums
 from annotate_transformer.store.queries import schema
 
-OWN = {"version", "catalogue"}  # their rows depend on schema.sql alone, so they are made as tables
+OWN = {"version", "catalogue"}  # tables whose rows depend on schema.sql alone, so they need no view
 # OF_TABLE: the beginning of a statement that makes a table, an index on a table, or a row in a table
 OF_TABLE = re.compile(r"(CREATE TABLE|CREATE INDEX \w+ ON|INSERT INTO) base\.(\w+)")
 
@@ -22,7 +22,7 @@ OF_TABLE = re.compile(r"(CREATE TABLE|CREATE INDEX \w+ ON|INSERT INTO) base\.(\w
 def lay(
     con: duckdb.DuckDBPyConnection, rows: Callable[[Table], str | None], own: Collection[str] = OWN
 ) -> None:
-    """Make the schema in the default database of `con`, which has to be empty.
+    """Make the schema of schema.sql in the default database of `con`, which has to be empty.
 
     rows: a function that returns the query for all rows of a table, with the table's columns in order, or
     None if the table is to be made as a table. The query may refer to the types of schema.sql; a column that
@@ -41,7 +41,7 @@ def lay(
 
 
 def plain_columns(table: Table) -> dict[str, str]:
-    """Return the type of each column in a database that knows no enums and no integers of 128 bits.
+    """Return the plain type of each column, for a database without enums and 128-bit integers.
 
     >>> plain_columns(catalogue()["checksum"])["owner"]
     'VARCHAR'
@@ -54,24 +54,24 @@ def _plain(kind: str) -> str:
 
 
 def making(table: Table, schema: str) -> str:
-    """Return the statement that makes a table with plain columns in a schema."""
+    """Return the CREATE TABLE statement for a table in `schema`, with plain types (`plain_columns`)."""
     kinds = plain_columns(table)
     declared = (f'"{name}" {kinds[name]}{"" if null else " NOT NULL"}' for name, _, null in table.columns)
     return f"CREATE TABLE {schema}.{table.name} ({', '.join(declared)})"
 
 
 def as_plain(table: Table, rows: str) -> str:
-    """Return the query for the rows of another query on a table, with plain columns."""
+    """Return a query that casts the rows of the query `rows` to plain types (`plain_columns`)."""
     return _cast(table, plain_columns(table), f"({rows})")
 
 
 def from_plain(table: Table, schema: str) -> str:
-    """Return the query for all rows of a table with plain columns, with the types of schema.sql."""
+    """Return a query for all rows of a table stored with plain types, cast to the types in schema.sql."""
     return _cast(table, {column.name: column.type for column in table.columns}, f"{schema}.{table.name}")
 
 
 def _cast(table: Table, kinds: dict[str, str], rows: str) -> str:
-    """Return a query that casts the columns of which the type in schema.sql is not the plain one.
+    """Return a query that casts to `kinds` each column whose type in schema.sql is not its plain type.
 
     No column stands without its table's name, because a macro may have a parameter of the column's name.
     """

@@ -1,4 +1,4 @@
-"""The parts of a run, in files of their own, as one store: the parts are not merged, and stay as they are.
+"""Read the parts of a run as one store, without merging them: each part stays in its own file, unchanged.
 
 Rows of positions are read from the parts. Everything else is merged once into an index beside the parts
 (store/elsewhere/index.py), which is made when the parts are first opened, and again when they have changed.
@@ -29,7 +29,7 @@ _opening = threading.Lock()
 
 
 class Parts(Elsewhere):
-    """A run in parts, by the folder or the files that have them."""
+    """A run in parts, read as one store. It is given as the folder or the list of the parts' files."""
 
     what, database, can_be_verified = "a run in parts", "store", True
 
@@ -42,7 +42,7 @@ class Parts(Elsewhere):
         files = self._files()
         with _opening:
             kept, record = self._index(files)
-            # Connections share the database, whose name tells from which files in which state it was made.
+            # Connections with the same name share one database; a changed part gives another name.
             name = hashlib.sha256(f"{located(kept)} {record}".encode()).hexdigest()
             config = NO_EXTENSIONS | {"temp_directory": temporary_folder(kept)}
             con = duckdb.connect(f":memory:{name}", config=config)
@@ -62,7 +62,7 @@ class Parts(Elsewhere):
         return con
 
     def opening(self) -> list[str]:
-        """Return the statements by which another process opens the parts, after making the index."""
+        """Make the index if necessary; return the SQL with which another process opens the parts."""
         files = self._files()
         return index.opening(*self._index(files), files)
 
@@ -74,7 +74,7 @@ class Parts(Elsewhere):
         )
 
     def _files(self) -> list[Path]:
-        """Return the files with the parts, ordered by name.
+        """Return the paths of the parts' files, ordered by name.
 
         Raises:
             NotAStore: there is no file.
@@ -93,7 +93,7 @@ class Parts(Elsewhere):
         return sorted(distinct_files(files), key=str)
 
     def _index(self, files: Sequence[Path]) -> tuple[Path, index.Record]:
-        """Return the index of the parts and its record, after making it if there is none that is true."""
+        """Return the path and the record of the parts' index; make the index unless it is up to date."""
         beside = self._beside(files)
         try:
             return self._made(files, beside)
@@ -109,7 +109,7 @@ class Parts(Elsewhere):
         return self._made(files, temporary)
 
     def _beside(self, files: Sequence[Path]) -> Path:
-        """Return where the index is: in the folder, or beside the first file under a name for all files."""
+        """Return the path of the index: in the folder, or beside the first file, with a hash of all paths."""
         if self.folder:
             return self.folder / IN_FOLDER
         names = "\0".join(str(located(file)) for file in files)
@@ -118,7 +118,7 @@ class Parts(Elsewhere):
     def _made(self, files: Sequence[Path], kept: Path) -> tuple[Path, index.Record]:
         record = index.recorded(kept)
         if record is None or not record.is_true(files):
-            with FileLock(f"{kept}.lock"):  # another process may make the index meanwhile
+            with FileLock(f"{kept}.lock"):  # another process may be making the index
                 record = index.recorded(kept)
                 if record is None or not record.is_true(files):
                     self.tell(f"Making {kept}, the lists and statistics of all parts; this is done once.")
@@ -129,12 +129,12 @@ class Parts(Elsewhere):
 
 @cache
 def _temporary() -> "tempfile.TemporaryDirectory[str]":
-    """Return a folder that is removed when the process ends."""
+    """Return a temporary folder, the same one at each call, which is removed when the process ends."""
     return tempfile.TemporaryDirectory(prefix="annotate-")
 
 
 def _explain(files: Sequence[Path]) -> None:
-    """Raise the error for a part that cannot be opened."""
+    """Open each part by itself, so that the first one that cannot be opened raises an error with its name."""
     for file in files:
         with connection(file, read_only=True):
             pass

@@ -13,7 +13,7 @@ from annotate_transformer.store.errors import NotAStore, StoreError
 
 
 class Elsewhere(ABC):
-    """A store that is not one file on this machine, by its address.
+    """A store that is not one file on this machine; `address` says where it is.
 
     `what`: what it is, for a message, such as "a file on a web server";
     `database`: the database, of those that the connection has, with the store's schema;
@@ -26,7 +26,7 @@ class Elsewhere(ABC):
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.tell: Callable[[str], None] = lambda sentence: None  # called before what takes long
+        self.tell: Callable[[str], None] = lambda sentence: None  # reports a slow step
 
     def __str__(self) -> str:
         return self.address
@@ -45,7 +45,7 @@ class Elsewhere(ABC):
         """
 
     def opening(self) -> list[str]:
-        """Return the statements by which a new connection of another process opens the store.
+        """Return the SQL statements with which a connection of another process opens the store.
 
         Raises:
             NotAStore: only a connection of this process can open it.
@@ -53,11 +53,11 @@ class Elsewhere(ABC):
         raise self.refusal()
 
     def explained(self, error: BaseException) -> StoreError | None:
-        """Return the error for a user if a query has failed because of where the store is; None otherwise."""
+        """Return an error for the user if a query failed because the store is elsewhere; None otherwise."""
         return None
 
     def refusal(self) -> NotAStore:
-        """Return the error for a command that needs a file."""
+        """Return the error of a command that needs a store in one file."""
         return NotAStore(
             f"{self.address} is {self.what}, and this needs a file on this machine. "
             "Give the path of a store's file."
@@ -65,7 +65,7 @@ class Elsewhere(ABC):
 
 
 Place: TypeAlias = Path | Elsewhere
-# Address: what a user gives: a file, a folder with the parts of a run, the files of all parts, or an address
+# Address: where a user says a store is: a file, a folder with a run's parts, all parts' files, or a URL
 Address: TypeAlias = str | os.PathLike[str] | Elsewhere | list[Any] | tuple[Any, ...]
 KINDS = {  # the beginning of an address → the class of `store.elsewhere` for it
     "http://": ("web", "Web"),
@@ -75,7 +75,7 @@ KINDS = {  # the beginning of an address → the class of `store.elsewhere` for 
 
 
 def place(address: Address) -> Place:
-    """Return the place that a user's address names; a file need not exist.
+    """Convert a user's address to a path or an `Elsewhere`; a file need not exist.
 
     Raises:
         NotAStore: the address is empty.
@@ -93,6 +93,6 @@ def place(address: Address) -> Place:
 
 
 def _elsewhere(module: str, name: str, address: Any) -> Elsewhere:
-    # Imported only now, because these modules import more of the store.
+    # Imported only now, because these modules import other modules of the store, which takes time.
     made: Elsewhere = getattr(import_module(f"annotate_transformer.store.elsewhere.{module}"), name)(address)
     return made

@@ -1,4 +1,4 @@
-"""What processes that write into one lake agree on: which of them uses a number, or adds a model.
+"""Locks for processes that write into one lake: which of them uses a run's number, or adds a model.
 
 They agree through advisory locks of the lake's PostgreSQL server, which end with the process that holds them.
 A lake whose catalogue is a file has one writer at a time, and needs no locks.
@@ -12,13 +12,13 @@ import duckdb
 from annotate_transformer.store.elsewhere.lake import Lake
 from annotate_transformer.store.queries import literal, named
 
-LOCKS = 0x616E6E6F  # the first of the two numbers of each lock, by which locks of other programs differ
+LOCKS = 0x616E6E6F  # the first of a lock's two numbers; locks of other programs have another one
 # The second number of a lock is the number of a run, or one of these. An identity has a number below them.
 MAKING, OWNERS, IDENTITIES = 0, -1, -2
 
 
 class Turns:
-    """A context manager with the locks of one writer; they end with the block."""
+    """Context manager: the locks that one writer takes in the block; they are released after it."""
 
     def __init__(self, lake: Lake) -> None:
         self.lake, self.held = lake, set[int]()
@@ -40,7 +40,7 @@ class Turns:
             self._con.close()
 
     def take(self, lock: int, *, wait: bool = False) -> bool:
-        """Take a lock; return whether this writer has it now. wait: until another one gives it back."""
+        """Take a lock; return whether this writer has it. `wait`: wait until another writer releases it."""
         if lock not in self.held and (self._con is None or self._asked(lock, wait)):
             self.held.add(lock)
         return lock in self.held

@@ -40,7 +40,7 @@ class Web(Elsewhere):
         return con
 
     def _check_kind(self) -> None:
-        """Ask for the first bytes of the file: DuckDB's own errors do not tell what is wrong.
+        """Read the file's first bytes to raise a clear error; DuckDB's own errors do not say what is wrong.
 
         Raises:
             Unreachable: the server does not answer, refuses, or cannot send a range of a file.
@@ -69,7 +69,7 @@ class Web(Elsewhere):
             )
 
     def explained(self, error: BaseException) -> StoreError | None:
-        # If the file's ETag has changed, DuckDB 1.5 raises an error whose message is no text for Python.
+        # If the file's ETag has changed, DuckDB 1.5 raises an error whose message Python cannot decode.
         if isinstance(error, UnicodeError) or "ETag" in str(error):
             return Unreachable(f"{self.address} has changed on the server since it was opened. Ask again.")
         is_of_network = isinstance(error, duckdb.IOException) and "HTTP" in str(error)
