@@ -34,7 +34,7 @@ def _given(model: Any, tokenizer: Any) -> "Model":
 
 
 def _runner(given: "Model | None") -> "ModelRunner":
-    """Return what runs the models; PyTorch is imported only if a question needs a model."""
+    """Return the object that runs models for a store; it imports PyTorch only when it first runs one."""
     from annotate_transformer.ingest.live.runner import ModelRunner
 
     return ModelRunner(given)

@@ -1,4 +1,4 @@
-"""Choose documents of a corpus: those with some metadata, a random sample, a random order, their beginnings.
+"""Choose which documents make a corpus (by metadata, or at random), their order, and their length.
 
 The chosen documents are the corpus: a run's identity has their hash, and the record of its sources says how
 they were chosen. Random choices depend only on the seed and on the number of a document in the sources, so
@@ -22,7 +22,7 @@ from annotate_transformer.ingest.errors import SettingsError
 
 @dataclass(frozen=True)
 class Choice:
-    """Which documents of the sources are the corpus, and how much of each.
+    """The user's choice of documents: which ones become the corpus, in which order, and how much of each.
 
     `where`: condition in SQL on the metadata (None: all documents);
     `documents`: maximum number of documents, drawn at random from those (None: all of them);
@@ -45,11 +45,11 @@ class Choice:
 
     @property
     def picks(self) -> bool:
-        """Whether documents are left out, or their order is changed"""
+        """Whether the choice leaves out documents or changes their order"""
         return self.where is not None or self.documents is not None or self.shuffle
 
     def __str__(self) -> str:
-        """Return the choice in words, for the record of the run; an empty text if there is none."""
+        """Describe the choice in words, for the record of the run; empty if it changes nothing."""
         told = [f"documents where {self.where}"] if self.where is not None else []
         told += [f"{self.documents:,} documents drawn with seed {self.seed}"] if self.documents else []
         told += [f"shuffled with seed {self.seed}"] if self.shuffle else []
@@ -57,12 +57,12 @@ class Choice:
         return ", ".join(told)
 
     def place(self, number: int) -> bytes:
-        """Return what a document is sorted by in a random order."""
+        """Return the sort key of a document in the random order, from the seed and the document's number."""
         return hashlib.sha256(f"{self.seed}:{number}".encode()).digest()
 
 
 class ChosenCorpus(Corpus):
-    """A corpus of chosen documents.
+    """A corpus of those documents of the sources that a `Choice` takes.
 
     The first iteration reads the sources twice: once for the choice, once to copy the chosen documents to a
     temporary file, from which they are read later.
@@ -75,7 +75,7 @@ class ChosenCorpus(Corpus):
         beginning: Callable[[str], str] = str,
         **options: Any,
     ) -> None:
-        """`beginning`: returns as much of a text as is read; `options`: as for `Corpus`."""
+        """`beginning`: function that cuts a text to its allowed length; `options`: as for `Corpus`."""
         super().__init__(sources, **options)
         self.choice, self.beginning = choice, beginning
         self._bad: list[Bad] = []  # rows that were skipped; they are only counted
@@ -106,7 +106,7 @@ class ChosenCorpus(Corpus):
 
     @cached_property
     def _picked(self) -> tuple[Copy, list[int]]:
-        """A temporary file with the chosen documents, one a line, and the offsets of the lines in order"""
+        """A temporary file with one chosen document per line, and the lines' offsets in the corpus's order"""
         chosen, offsets, reached = self._chosen(), dict[int, int](), 0
 
         def lines() -> Iterator[bytes]:
@@ -141,7 +141,7 @@ class ChosenCorpus(Corpus):
         return sorted(numbers, key=choice.place if choice.shuffle else None)
 
     def _numbers(self) -> list[int]:
-        """Return the numbers of the documents that fulfil the condition; note the bad rows."""
+        """Return the numbers of the documents that fulfil the condition; append bad rows to `_bad`."""
         count, condition = 0, Condition(self.choice.where) if self.choice.where is not None else None
         for record in Corpus.records(self):
             if isinstance(record, Bad):

@@ -1,4 +1,4 @@
-"""Evaluate a condition in SQL on the metadata of documents, in a database of its own in memory."""
+"""Evaluate a user's SQL condition on the metadata of documents, in a separate database in memory."""
 
 import json
 
@@ -19,7 +19,7 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 
 
 class Condition:
-    """A condition such as `party = 'Whig'`; the keys of the metadata are its columns.
+    """A SQL condition on documents, such as `party = 'Whig'`; its columns are the keys of the metadata.
 
     The columns have the types of the JSON values; a column whose values have several types is JSON. If all
     texts of a column are numbers, as in CSV, it is a number, and empty texts are NULL.
@@ -33,7 +33,7 @@ class Condition:
         self._count = 0
 
     def add(self, metadata: dict[str, object]) -> None:
-        """Take the metadata of the next document."""
+        """Add the metadata of the next document, for `numbers`."""
         self._waiting.append(json.dumps(metadata))
         if len(self._waiting) == BATCH:
             self._write()

@@ -135,7 +135,7 @@ class Corpus:
         self._closed = False
 
     def described(self) -> list[str]:
-        """Return what the corpus was made from, for the record of a run."""
+        """Describe the sources of the corpus in a list of texts, for the record of a run."""
         return list(self.sources)
 
     def read(self) -> Pass:

@@ -103,7 +103,7 @@ class Tokenizer:
         )
 
     def beginning(self, text: str, tokens: int) -> str:
-        """Return the part of a text that its first tokens cover, so that it has at most `tokens` tokens."""
+        """Cut a text after its first `tokens` tokens."""
         reached = 0
         for piece in self.encode(text):
             if len(piece.ids) >= tokens - reached:

@@ -71,7 +71,7 @@ def check(columns: Columns, documents: Iterable[Document]) -> None:
             return
         if len(names) <= NAMES_LISTED:
             names |= dict.fromkeys(document.metadata)
-    if document is not None:  # else the corpus is empty, as the survey says
+    if document is not None:  # None if the corpus is empty, which the survey reports
         raise SettingsError(_no_columns([*names], columns, "the corpus"))
 
 

@@ -1,4 +1,4 @@
-"""Remove the files of a model that were downloaded for one use."""
+"""Remove a model's downloaded files from the hub's cache after they were used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from annotate_transformer.ingest.models.names import Checkpoint
 
 @contextmanager
 def removed_after(checkpoint: Checkpoint) -> Iterator[None]:
-    """Context manager: after the block, remove the revisions of the model that were downloaded in it.
+    """Context manager: after the block, remove those revisions of the model that were downloaded during it.
 
     What was in the hub's cache before stays there, and so do files that other revisions share.
     """
@@ -23,7 +23,7 @@ def removed_after(checkpoint: Checkpoint) -> Iterator[None]:
 
 
 def _downloaded(checkpoint: Checkpoint) -> set[str]:
-    """Return the commits of the model that the hub's cache has."""
+    """Return the hashes of the model's commits that are in the hub's local cache."""
     from huggingface_hub import CacheNotFound, scan_cache_dir
 
     if checkpoint.is_local:

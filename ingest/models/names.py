@@ -178,7 +178,7 @@ def _smollm2(revision: str | None) -> Checkpoint:
 
 
 def steps_of(name: str) -> dict[int, str]:
-    """Return the revision of each training step of a model whose steps are known, ascending.
+    """Return a dictionary from training step to revision, ascending, for a model whose steps are known.
 
     Raises:
         ModelError: the model's steps are not known here.

@@ -49,7 +49,7 @@ def merge(
     fresh: bool = False,
     watch: Callable[[int, int], None] = lambda done, parts: None,
 ) -> MergeReport:
-    """Merge the parts in `files` into the store at `path`, which may have other runs; resume if necessary.
+    """Merge the parts in `files` into the store at `path`, which may have other runs; resume a stopped merge.
 
     `fresh`: replace the finished run of the same text, model and settings;
     `watch`: called with the number of parts that are merged and of all parts.
@@ -76,10 +76,10 @@ def merge(
 
 
 class _Merging:
-    """The run that is made of parts, with the lists and statistics of the parts merged so far."""
+    """The merged run, with the top-k lists and statistics of the parts merged so far."""
 
     def __init__(self, writer: Writer, begun: Begun, part: StoredPart, *, restored: bool) -> None:
-        """`restored`: whether parts were merged before, so that their lists and statistics are read back."""
+        """`restored`: whether to read the lists and statistics of parts that an earlier merge has stored."""
         self.writer, self.begun = writer, begun
         model, settings = part.provenance.model, part.provenance.settings
         self.summary = RunSummary(
@@ -91,7 +91,7 @@ class _Merging:
             self.summary.restore(writer.fetch, begun.run_id, begun.first_position_id)
 
     def add(self, part: StoredPart, *, is_first: bool) -> None:
-        """Copy a part in one transaction, with the lists and statistics of all parts up to this one.
+        """Copy a part, and store the lists and statistics of all parts up to this one, in one transaction.
 
         Raises:
             DamagedStore: the part's rows are not what was written.
@@ -117,7 +117,7 @@ def _distinct(files: Sequence[Path], path: str | Path) -> Sequence[Path]:
 
 
 def _merged(writer: Writer, begun: Begun, parts: Sequence[StoredPart]) -> int:
-    """Return how many of the parts the store has already.
+    """Return the number of parts that the store has already.
 
     Raises:
         SettingsError: the store has a part of the run, or an unfinished run that no merge has left.
@@ -144,7 +144,7 @@ def _merged(writer: Writer, begun: Begun, parts: Sequence[StoredPart]) -> int:
 
 
 def _notes(parts: Sequence[StoredPart]) -> list[str]:
-    """Say in which parts the number of threads or the processor was another than in the first part."""
+    """Return notes on the parts computed with another number of threads or processor than the first part."""
     notes = list[str]()
     for name, what in (("threads", "numbers of threads"), ("processor", "processors")):
         by_value: dict[Any, list[int]] = {}
@@ -160,7 +160,7 @@ def _notes(parts: Sequence[StoredPart]) -> list[str]:
 
 
 def _listed(numbers: Iterable[int]) -> str:
-    """Return the numbers of parts for a message.
+    """Return the parts' numbers as a list in words, for a message.
 
     >>> _listed([1, 3])
     'parts 1, 3'

@@ -126,7 +126,7 @@ def stored(
     *,
     any_revision: bool = False,
 ) -> Begun:
-    """Return what the store at `path` has of a run, without annotating anything.
+    """Return what the store at `path` already has of a run; annotate nothing.
 
     `device`: on which the run is computed, if not where the model is; `any_revision`: as for `ingest`.
 

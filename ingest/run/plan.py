@@ -41,7 +41,7 @@ class PartOf:
 
     @staticmethod
     def parse(text: str, plan: Path | None = None) -> "PartOf":
-        """Read `3/16`, which means part 3 of 16.
+        """Parse the value of --part: `3/16` means part 3 of 16.
 
         Raises:
             SettingsError: the text is not of this form, or there is no such part.
@@ -90,7 +90,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """The shards of a run, and what they depend on.
+    """Where each shard of a run begins, and the inputs on which this depends.
 
     `survey`: the totals of the first pass, from which the sample is drawn;
     `settings`: the settings of the run, with the number of positions after which a shard ends.
@@ -107,11 +107,11 @@ class Plan:
         return hashlib.sha256(json.dumps(totals).encode()).hexdigest()
 
     def _rows(self) -> list[list[int]]:
-        """Return each shard as a list: its first ordinal, and the fields of its cursor."""
+        """Return each shard as a list for JSON: its first position's ordinal, and its cursor's fields."""
         return [[shard.first, *asdict(shard.cursor).values()] for shard in self.shards]
 
     def part(self, asked: PartOf) -> Part:
-        """Return one part of the run; all parts have as equal numbers of positions as whole shards allow.
+        """Return one part of the run; the parts' sizes are as equal as whole shards allow.
 
         Raises:
             SettingsError: the run has fewer shards than parts.
@@ -125,7 +125,7 @@ class Plan:
         )  # fmt: skip
 
     def _starts(self, parts: int) -> list[int]:
-        """Return the number of the first shard of each part, and the number of shards at the end."""
+        """Return the number of each part's first shard, followed by the total number of shards."""
         shards = len(self.shards)
         if parts > shards:
             raise SettingsError(
@@ -140,7 +140,7 @@ class Plan:
         return [*starts, shards]
 
     def text(self) -> str:
-        """Return the plan as the text of its file."""
+        """Return the plan as JSON, the content of its file."""
         return json.dumps(
             {
                 "format": FORMAT,
@@ -187,7 +187,7 @@ def plan_for(
 
 
 def hash_in(file: Path) -> str:
-    """Return the hash of the shards that a plan's file names, unchecked; empty if there is no such file."""
+    """Return the hash of the shards from a plan's file, without checking the file; empty if there is none."""
     try:
         return str(json.loads(file.read_text(encoding="utf-8"))["sha256"])
     except (OSError, ValueError, TypeError, KeyError):
@@ -195,7 +195,7 @@ def hash_in(file: Path) -> str:
 
 
 def make_plan(corpus: Corpus, tokenizer: Tokenizer, settings: Settings) -> Plan:
-    """Read the corpus once and find its shards; nothing is annotated.
+    """Make a plan: read the corpus once and find where each shard begins; annotate nothing.
 
     `settings` must come from `resolved`, and have the number of positions of a shard.
     """
@@ -219,7 +219,7 @@ def make_plan(corpus: Corpus, tokenizer: Tokenizer, settings: Settings) -> Plan:
 
 
 def check_same_part(begun: Begun, part: Part | None, path: str) -> None:
-    """Check that a store which has shards of the run has those of this part, and of no other.
+    """Check that a store with shards of the run has only shards of this part.
 
     Raises:
         SettingsError: the store has another part of the run, or the run is no part and a part is asked for.
@@ -248,7 +248,7 @@ def check_same_part(begun: Begun, part: Part | None, path: str) -> None:
 
 
 def check_alone(writer: Writer, provenance: Provenance, part: Part | None) -> None:
-    """Check that a store into which a part is written has no part of another run.
+    """Check that the store into which a part is to be written has no part of another run.
 
     Raises:
         SettingsError: it has one. A merge could not know which of the two runs is meant.
@@ -294,7 +294,7 @@ def _totals(scan: Scan) -> str:
 
 
 def _differences(plan: Plan, scan: Scan, tokenizer: Tokenizer, settings: Settings) -> Iterable[str]:
-    """Yield what a plan was made with and is different now, with both values."""
+    """Yield each input that has changed since the plan was made, with the old and the new value."""
     if plan.survey.scan.sha256 != scan.sha256:
         yield f"its corpus has {_totals(plan.survey.scan)}, this one {_totals(scan)}"
     if plan.tokenizer_sha256 != tokenizer.sha256:

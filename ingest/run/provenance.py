@@ -26,7 +26,7 @@ def provenance_of(
     settings: Settings,
     device: str | None = None,
 ) -> Provenance:
-    """Return the record of a run; `device`: where it is computed, if not where the model is."""
+    """Return the record of a run; `device`: the device that computes it, if it is not the model's."""
     changes_values = {k: v for k, v in asdict(settings).items() if k != "shard_tokens"}
     device = torch.device(device or model.device).type
     return Provenance(

@@ -55,7 +55,7 @@ class Run:
 
     @property
     def _reached(self) -> int:
-        """The ordinal of the first position that is not annotated yet"""
+        """The ordinal (number in the run) of the first position that is not annotated yet"""
         return self.first + self.progress.tokens
 
     def _summary(self) -> RunSummary:
@@ -99,7 +99,7 @@ class Run:
 
     @property
     def _is_complete(self) -> bool:
-        """Whether all shards of the part are committed; False for a whole run, which ends with its corpus"""
+        """Whether all shards of the part are committed; always False for a run that is not in parts"""
         return self.part is not None and self.shard.number > self.part.last_shard
 
     def _annotate_group(self, group: list[Window], workers: Workers) -> None:

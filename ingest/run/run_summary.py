@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 NONE = np.empty(0, dtype=np.int64)
-MERGING = {"minimum": np.minimum, "maximum": np.maximum}  # how two values of a sum become one; others add
+MERGING = {"minimum": np.minimum, "maximum": np.maximum}  # all other statistics are added
 LOW_WORD, DECIMAL = np.int64(2**32 - 1), pa.decimal128(38, 0)
 HASHES = 2**20  # number of positions that are hashed at a time
 SAMPLE_UNIT = pa.schema(
@@ -122,7 +122,7 @@ class RunSummary:
                 )
 
     def restore(self, fetch: Callable[..., pa.Table], run_id: int, origin: int) -> None:
-        """Add the lists and sums that a store has of a run or of a part.
+        """Add the top-k lists and sums that a store has for a run or part.
 
         `fetch(name, …)` runs the query `name`.
         """

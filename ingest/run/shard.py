@@ -166,7 +166,7 @@ class ShardWriter:
 
 
 def part_record(part: Part, begun: Begun) -> dict[str, Any]:
-    """Return the columns of base.part that say which shards of the run a store has."""
+    """Return the row of base.part for a part, as a dictionary from column to value."""
     return {
         "run_id": begun.run_id,
         "part": part.number,

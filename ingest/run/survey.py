@@ -28,7 +28,7 @@ class Survey:
 
     @staticmethod
     def of(scan: Scan, positions: int, special: Ints) -> "Survey":
-        """Return the results of a pass; `special` may go beyond the run's last position.
+        """Return the survey from one pass over the corpus; `special` may go beyond the run's last position.
 
         Raises:
             SourceError: the run would have no positions.
@@ -50,7 +50,7 @@ def survey(corpus: Corpus, checkpoint: Checkpoint, settings: Settings) -> Survey
 
 
 def beginning(checkpoint: Checkpoint, settings: Settings, tokens: int | None) -> Callable[[str], str]:
-    """Return a function that cuts a text after so many tokens of the model; None: it cuts nothing.
+    """Return a function that cuts a text after `tokens` tokens of the model, or nowhere if it is None.
 
     The tokenizer is loaded when the first text is cut.
     """

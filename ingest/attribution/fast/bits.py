@@ -59,13 +59,13 @@ def compiled(function: Callable[..., Any]) -> Any:
         dispatcher: Any = njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no writable folder for its cache, so compile without a cache
         return njit(**options)(function)
-    if hasattr(dispatcher, "_cache"):  # not with NUMBA_DISABLE_JIT, which leaves the function as it is
+    if hasattr(dispatcher, "_cache"):  # False with NUMBA_DISABLE_JIT, which turns compilation off
         dispatcher._cache._cache_file.__class__ = MachineCode
     return dispatcher
 
 
 class MachineCode(IndexDataCacheFile):
-    """The files with the machine code of one function, which several processes may write at the same time.
+    """The cached machine code of one function, in files that several processes may write at once.
 
     The index maps types of arguments to files. numba's own `save` writes the index before the file, and two
     processes may choose the same file for different types. A later process would then run the wrong machine
@@ -73,7 +73,7 @@ class MachineCode(IndexDataCacheFile):
     """
 
     def save(self: Any, key: Any, data: Any) -> None:
-        """Save machine code for a key, which names the types of the arguments."""
+        """Save machine code under a key, which names the argument types for which it was compiled."""
         if not self._load_index():
             self._remove_unlisted()
         name = self._data_name(randbits(63))
@@ -81,6 +81,6 @@ class MachineCode(IndexDataCacheFile):
         self._save_index(self._load_index() | {key: name})
 
     def _remove_unlisted(self: Any) -> None:
-        """Remove files that no index lists: those of an earlier version of the function."""
+        """Remove the files of earlier versions of the function, which no index lists."""
         for file in Path(self._cache_path).glob(f"{escape(Path(self._index_name).stem)}.*.nbc"):
             file.unlink(missing_ok=True)
