@@ -25,12 +25,12 @@ def files() -> dict[str, Path]:
 
 
 def examples() -> list[str]:
-    """Return the contents of the files."""
+    """Return the texts of all example queries, in the order of their names."""
     return [file.read_text(encoding="utf-8") for file in files().values()]
 
 
 def example(name: str) -> str:
-    """Return the content of the file with this name; its number, or its name without the number, will do.
+    """Return the text of the example query with this name or number; the name may lack its number.
 
     Raises:
         AnnotateError: there is no such example; the message lists those with the most similar names.

@@ -27,12 +27,12 @@ EXAMPLE = "SELECT token, next_token, -next_logprob AS loss FROM positions ORDER 
 
 
 class UploadFailed(AnnotateError):
-    """The folder is complete, and the hub has not taken it."""
+    """The upload to the hub failed; the folder itself is complete."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What a card says and the store does not.
+    """The facts on the card that the user gives, because the store does not have them.
 
     `title`: of the data set; `license`: its name on the hub, such as cc-by-4.0; `repository`: USER/NAME.
     """
@@ -70,9 +70,9 @@ def make_folder(db: Path, folder: Path, about: About, watch: Callable[[str], Non
 def _copy(db: Path, target: Path) -> None:
     """Copy a store while no command writes into it."""
     with store.open(db) as s, s.together():
-        s.run()  # there is a finished run
+        s.run()  # raises an error if no run is finished
     with Writer(db):
-        if Path(f"{located(db)}.wal").exists():  # the last writes, which a killed process has left
+        if Path(f"{located(db)}.wal").exists():  # writes that a killed process left outside the file
             with connection(db, read_only=False) as con:
                 con.execute("CHECKPOINT")
         shutil.copyfile(located(db), target)
@@ -84,7 +84,7 @@ def _sha256(file: Path) -> str:
 
 
 def card(db: Path, about: About) -> str:
-    """Return the text of the card: what the runs are, what is exact, how to ask, and what the views have."""
+    """Return the text of the card, which describes runs, exactness and views, and how to query the store."""
     with store.open(db) as s:
         runs = s.runs()
         views = s.sql(named("describe.sql")["names"], {"schema": schema()})
@@ -93,7 +93,7 @@ def card(db: Path, about: About) -> str:
     return "\n".join(
         [
             "---",
-            *(f"{name}: {json.dumps(value)}" for name, value in head.items() if value),  # JSON is YAML, too
+            *(f"{name}: {json.dumps(value)}" for name, value in head.items() if value),  # JSON is valid YAML
             "---",
             f"# {one_line(about.title)}",
             "",

@@ -14,27 +14,27 @@ from typing import Any, NamedTuple
 import typer
 
 VARIABLE, FILE = "ANNOTATE_DB", Path(".annotate.toml")
-LARGEST = 4096  # bytes of the file; a link may lead to a file without an end
+LARGEST = 4096  # maximum bytes of .annotate.toml, which may be a link to an endless file such as /dev/zero
 ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:")
 TYPES = {"db": (str, "a text"), "run": (int, "a whole number")}
 
 
 class Named(NamedTuple):
-    """What the file names; a name is None if the file does not have it."""
+    """The store and the run that .annotate.toml names; None for a name that the file does not give."""
 
     db: str | None = None
     run: int | None = None
 
 
 class Defaults(UserDict[str, Any]):
-    """The default of the parameter `db`, for Typer's `default_map`; the file is read when it is asked for."""
+    """The default of --db from .annotate.toml, for Typer's `default_map`; the file is read on demand."""
 
     def get(self, name: str, otherwise: Any = None) -> Any:
         return named_in_file().db if name == "db" else otherwise
 
 
 def named_in_file() -> Named:
-    """Return what .annotate.toml in the working folder names.
+    """Return the store and the run that .annotate.toml in the working folder names.
 
     Raises:
         AnnotateError: the file cannot be read, is no TOML, has another key or a value of a wrong type, or
@@ -45,13 +45,13 @@ def named_in_file() -> Named:
         found = {} if content is None else tomllib.loads(content.decode())
     except OSError as error:
         raise _wrong(f"cannot be read ({error.strerror})") from error
-    except ValueError as error:  # no TOML, or no UTF-8
+    except ValueError as error:  # not TOML, or not UTF-8
         raise _wrong(f"is no TOML file ({error})") from error
     for name, value in found.items():
         if name not in TYPES:
             raise _wrong(f"has the key {name!r}, which is neither db nor run")
         wanted, kind = TYPES[name]
-        if type(value) is not wanted:  # True is an int, too
+        if type(value) is not wanted:  # not isinstance, because True is an int
             raise _wrong(f"has {name} = {value!r}, which is not {kind}")
     _check_is_file(found.get("db"))
     return Named(**found)
@@ -66,9 +66,9 @@ def _check_is_file(db: str | None) -> None:
 
 
 def _content() -> bytes | None:
-    """Return the bytes of the file; None if there is no file."""
+    """Return the bytes of .annotate.toml; None if there is no such file."""
     try:
-        is_file = stat.S_ISREG(FILE.stat().st_mode)  # before it is opened, because to open a pipe would wait
+        is_file = stat.S_ISREG(FILE.stat().st_mode)  # checked before opening, because opening a pipe waits
     except FileNotFoundError:
         return None
     if not is_file:
@@ -81,7 +81,7 @@ def _content() -> bytes | None:
 
 
 def _wrong(what: str) -> Exception:
-    """Return the error for a wrong file."""
+    """Return the error that says what is wrong with .annotate.toml."""
     # Imported here, because the store imports DuckDB, and `annotate doctor` must start without it.
     from annotate_transformer.store.errors import AnnotateError
 
@@ -92,13 +92,13 @@ def _wrong(what: str) -> Exception:
 
 
 def is_from_file(context: typer.Context) -> bool:
-    """Return whether the command's store is the one that the file names."""
+    """Return whether the command's store comes from .annotate.toml."""
     source = context.get_parameter_source("db")
     return source is not None and source.name == "DEFAULT_MAP"
 
 
 def tell_store(context: typer.Context, db: Path) -> Path:
-    """Return `db`; print its name first if the file names it, because the command will write into it."""
+    """Return `db`; first print its name if it comes from .annotate.toml, since the command writes into it."""
     if is_from_file(context) and not context.resilient_parsing:
         from annotate_transformer.app.present.console import Console
 
@@ -108,7 +108,7 @@ def tell_store(context: typer.Context, db: Path) -> Path:
 
 
 def run_in_file(context: typer.Context, run: int | None) -> int | None:
-    """Return `run`, or the run that the file names; not if another store or a model is asked about."""
+    """Return `run`, or the run in .annotate.toml unless the command asks about another store or a model."""
     if run is not None or context.resilient_parsing or context.params.get("model") is not None:
         return run
     found = named_in_file()

@@ -26,8 +26,8 @@ commands = typer.Typer(rich_markup_mode=None)
 
 PACKAGE = "annotate-transformer"
 OK, NOTE, BROKEN = "ok", "note", "broken"
-MODULES = {"scikit-learn": "sklearn"}  # the module of a library whose name is not that of the library
-# EXTRAS: the extras that a user may want, and what needs them
+MODULES = {"scikit-learn": "sklearn"}  # library → its module, if the names differ
+# EXTRAS: the optional sets of libraries that a user may install, and the features that need them
 EXTRAS = {
     "explain": "`annotate explain --llm`",
     "figures": "`annotate patch --figure`",
@@ -35,12 +35,12 @@ EXTRAS = {
     "mcp": "`annotate mcp`",
     "smollm2": "`--model smollm2-135m`",
 }
-EXTENSIONS = ("icu", "json", "parquet")  # of DuckDB, which a store needs; they are never downloaded
-LEAST_FREE = 1e9  # bytes; DuckDB and an ingest may need more
+EXTENSIONS = ("icu", "json", "parquet")  # DuckDB's extensions that a store needs; never downloaded
+LEAST_FREE = 1e9  # bytes of free disk below which to warn; an ingest may need more
 
 
 class Line(NamedTuple):
-    """What one check found: a verdict, and a sentence that says what it means and what to do."""
+    """The result of one check: a verdict, and a sentence that says what it means and what to do."""
 
     name: str
     verdict: str
@@ -74,7 +74,7 @@ def doctor(
 
 
 def lines(file: Path | None) -> Iterator[Line]:
-    """Run all checks; an error in a check is its last line."""
+    """Yield the results of all checks; if a check raises an error, its last result is the error."""
     checks: dict[str, Callable[[], Iterator[Line]]] = {
         "Python": _python,
         "libraries": _libraries,
@@ -90,12 +90,12 @@ def lines(file: Path | None) -> Iterator[Line]:
     for name, check in checks.items():
         try:
             yield from check()
-        except Exception as error:  # of any kind, since a broken library may raise any
+        except Exception as error:  # a broken library may raise any error
             yield Line(name, BROKEN, _sentence(error))
 
 
 def _sentence(error: Exception) -> str:
-    """Return the sentence of an error of ours; of another error, its kind and its first line."""
+    """Return the message of an error of this program; for any other error, its class and first line."""
     told = harmless(str(error)).strip()
     if hasattr(sys.modules.get("annotate_transformer.store.errors"), "AnnotateError"):
         from annotate_transformer.store.errors import AnnotateError
@@ -140,7 +140,7 @@ def _libraries() -> Iterator[Line]:
             continue
         try:
             import_module(MODULES.get(name, name.replace("-", "_")))
-        except Exception as error:  # a library with a part missing may raise any
+        except Exception as error:  # an incomplete library may raise any error
             why = harmless(str(error)).partition("\n")[0]
             yield Line(name, BROKEN, f"{found}, but it cannot be imported ({why}). {again}")
             continue
@@ -152,10 +152,10 @@ def _libraries() -> Iterator[Line]:
 
 
 def _suits(wanted: str, found: str) -> bool:
-    """Return whether the version `found` is one that the requirement allows."""
+    """Return whether a requirement such as `torch>=2.13` allows the version `found`."""
     try:
         from packaging.requirements import Requirement
-    except ImportError:  # a library of transformers
+    except ImportError:  # the library comes with transformers, which may be missing
         return True
     return Requirement(wanted).specifier.contains(found, prereleases=True)
 

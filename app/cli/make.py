@@ -335,7 +335,7 @@ def _part(part: str | None, plan: Path | None, contrasts: "Columns | None") -> "
 def _on_ray(
     address: str | None, jobs: int | None, cpus: float | None, gpus: float, parts: int | None
 ) -> OnRay | None:
-    """Return how the parts are annotated on a Ray cluster, or None if they are not."""
+    """Return the options for a Ray cluster, or None without --ray."""
     if address is None:
         if cpus is not None or gpus:
             raise typer.BadParameter("--cpus-per-part and --gpus-per-part belong to --ray")
@@ -371,7 +371,7 @@ def _ingest_in_parts(
 
     settings.check()
     source, dtype = resolve(loading["name"], loading["revision"]), check_dtype(loading["dtype"])
-    # The machine that starts the tasks of a Ray cluster may have no GPU.
+    # With --ray the tasks run on other machines; this one may have no GPU.
     device = check_device("auto" if isinstance(where, OnRay) else loading["device"])
     check(db)
     watch, model, run_id = parts.watch, None, None
@@ -415,7 +415,7 @@ def _may_be_finished(db: Path, parts: Parts) -> bool:
     try:
         with store.open(db) as opened:
             return bool((opened.runs()["status"] == "finished").any())
-    except store.NotAStore:  # it is empty; other files were refused before
+    except store.NotAStore:  # an empty file; any other file that is not a store was refused before
         return False
 
 
@@ -429,7 +429,7 @@ def _finished_run(
     *,
     any_revision: bool,
 ) -> int | None:
-    """Return the number of the finished run that a command asks for, or None if it is not finished.
+    """Return the number of the run that a command asks for if the store has it finished, else None.
 
     Raises:
         SettingsError: the store has the run unfinished, and it was not begun in parts.
@@ -450,7 +450,7 @@ def _finished_run(
 def _corpus(
     sources: list[str], reading: dict[str, Any], source: "Checkpoint", settings: "Settings", **options: Any
 ) -> "ChosenCorpus":
-    """Return the documents that the options choose; `reading`: their values, with a `Choice`."""
+    """Return the corpus of the documents that the user's options choose. `reading`: the options' values."""
     from annotate_transformer.ingest.corpus.chosen import ChosenCorpus
     from annotate_transformer.ingest.run.survey import beginning
 
@@ -501,7 +501,7 @@ def _ingest(
         watch.say(f"reading {', '.join(sources)}")
         if contrasts:
             check_columns(contrasts, corpus)
-        surveyed = None if part else survey(corpus, source, settings)  # a part is surveyed with its plan
+        surveyed = None if part else survey(corpus, source, settings)  # a part's plan has the survey
         model = _load(source, device, dtype, watch)
         with stopping.finishing():
             report = run(
@@ -629,13 +629,13 @@ def weights(
 
 
 def _last_run(db: Path) -> "pd.Series[Any] | None":
-    """Return the row of the run that finished last or, if no run is finished, of the last run, or None."""
+    """Return the row of the run that finished last or, if none has, of the last run; None without runs."""
     from annotate_transformer import store
 
     try:
         with store.open(db) as s:
             runs = s.runs()
-    except store.NotAStore:  # there is no file yet, or an empty one; other files are refused by `check`
+    except store.NotAStore:  # no file or an empty one; `check` refuses other files
         return None
     by_end = runs.sort_values("finished", na_position="first", kind="stable")
     return None if runs.empty else by_end.iloc[-1]

@@ -21,7 +21,7 @@ _DB: dict[str, Any] = {"envvar": VARIABLE, "is_eager": True}
 
 
 def _place(address: str) -> Place:
-    """Return the place of a store that is only read."""
+    """Convert a user's address of a store, which will only be read, to a path or an `Elsewhere`."""
     from annotate_transformer.store.elsewhere.place import Elsewhere, place  # only now: it imports DuckDB
 
     found = place(address)
@@ -31,7 +31,7 @@ def _place(address: str) -> Place:
 
 
 def _tell(sentence: str) -> None:
-    """Print what takes long."""
+    """Print a sentence about a slow step to standard error."""
     from annotate_transformer.app.present.console import Console
 
     Console(stderr=True, highlight=False).print(f"annotate: {sentence}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The command `annotate merge`, and what `annotate ingest --parts` does: annotate all parts and merge them.
+"""The command `annotate merge`, and the steps of `annotate ingest --parts`: annotate parts, then merge.
 
 The stores of the parts of a store X are in the folder X.parts until they are merged.
 """
@@ -25,13 +25,13 @@ commands = typer.Typer(rich_markup_mode=None)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-LOCK = "command.lock"  # a file in the folder of the parts, locked by the command that is at work on it
+LOCK = "command.lock"  # the file in the folder of the parts that a running command locks
 # OWN: parameters of the whole command, which are not passed on to the processes of the parts
 OWN = {
     "sources", "db", "parts", "jobs", "ray", "cpus_per_part", "gpus_per_part", "part", "plan", "fresh",
     "weights", "quiet",
 }  # fmt: skip
-OF_WHOLE_RUN = {"answer_column", "distractor_column", "answer_position"}  # for the merged run only
+OF_WHOLE_RUN = {"answer_column", "distractor_column", "answer_position"}  # used after the merge only
 
 
 @commands.command(epilog="Example: annotate merge part-*.duckdb --db whole.duckdb")
@@ -51,7 +51,7 @@ def merge(
 
 
 def merged(parts: Sequence[Path], db: Path, watch: Watch, *, fresh: bool = False) -> "MergeReport":
-    """Merge the parts into the store, and print which part is being merged."""
+    """Merge the parts into the store, and print progress."""
     from annotate_transformer.ingest.run.merge import merge as run
 
     def progress(done: int, parts: int) -> None:
@@ -86,7 +86,7 @@ def folder_of(db: Path) -> Path:
 
 
 def options_of(ctx: typer.Context, device: str | None) -> list[str]:
-    """Return the options that the user gave, as the words of a command line for one part.
+    """Return the options that the user gave, as command-line arguments for the process of one part.
 
     `device`: replaces the one that was given.
     """

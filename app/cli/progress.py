@@ -26,7 +26,7 @@ LINE_SECONDS = 10.0  # minimum seconds between two lines of progress that are pr
 
 
 def parsed(line: str) -> tuple[float, int, float] | None:
-    """Return the completed fraction, the tokens and the closure error of a printed line, or None.
+    """Parse a line of printed progress: return the completed fraction, tokens and closure error, or None.
 
     >>> parsed("annotate:  50 %  1,200 tokens, 300/s, 1.5 MB, closure 2e-06, about 4 s left")
     (0.5, 1200, 2e-06)

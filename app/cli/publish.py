@@ -1,4 +1,4 @@
-"""The command `annotate publish`."""
+"""The command `annotate publish`, which makes a folder to share from a store."""
 
 from pathlib import Path
 from typing import Annotated

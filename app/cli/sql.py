@@ -158,7 +158,7 @@ def _answer(
 
 
 def _say_what_is_missing(text: str, rows: int, cut: bool) -> None:
-    """Print why an answer may have no rows, or that it has more rows."""
+    """Print why an answer may have no rows, or that not all of its rows were printed."""
     if rows == 0:
         err.print(f"No rows.{_why_none(text)}", soft_wrap=True)
     if cut:

@@ -65,7 +65,7 @@ def sweep(
 
 
 def _annotated(model: str, revision: str, words: list[str], keep_downloads: bool) -> int:
-    """Run `annotate ingest` for one revision, and return the number of the run."""
+    """Run `annotate ingest` for one revision of the model, and return the run's number."""
     from annotate_transformer.app.cli.program import program
     from annotate_transformer.ingest.models.downloads import removed_after
     from annotate_transformer.ingest.models.names import resolve
@@ -81,7 +81,7 @@ def _annotated(model: str, revision: str, words: list[str], keep_downloads: bool
 
 
 def _finished(db: Path, run_id: int) -> set[str]:
-    """Return the revisions of which the store has a finished run like this one, for the same text."""
+    """Return the revisions with a finished run of the same model, text, settings and library versions."""
     from annotate_transformer import store
 
     with store.open(db) as s:
@@ -94,7 +94,7 @@ def _finished(db: Path, run_id: int) -> set[str]:
 
 
 def _steps(model: str, asked: str) -> dict[int, str]:
-    """Return the revisions of the steps that were asked for.
+    """Return a dictionary from step to revision, for the training steps that --steps asks for.
 
     Raises:
         ModelError: the model has no such step, or its steps are not known.
@@ -119,7 +119,7 @@ def _steps(model: str, asked: str) -> dict[int, str]:
 
 
 def powers(steps: Sequence[int] | dict[int, str]) -> list[int]:
-    """Return step 0, the steps nearest to powers of two, and the last step.
+    """Return those of `steps` that are nearest to 0 and to powers of two, and the last one.
 
     >>> powers([0, 1, 2, 4, 512, *range(1000, 144_000, 1000)])
     [0, 1, 2, 4, 512, 1000, 2000, 4000, 8000, 16000, 33000, 66000, 131000, 143000]
@@ -130,7 +130,7 @@ def powers(steps: Sequence[int] | dict[int, str]) -> list[int]:
 
 
 def in_order(steps: dict[int, str]) -> list[str]:
-    """Return the revisions in the order in which they are annotated.
+    """Return the revisions in the order in which `annotate sweep` annotates them.
 
     >>> in_order({0: "step0", 1: "step1", 30: "step30", 1000: "main"})
     ['main', 'step0', 'step30', 'step1']

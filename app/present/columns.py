@@ -185,7 +185,7 @@ def mean_with_interval(heading: str, unit: str = "") -> Columns:
 
 
 def means_by(group: str, heading: str, unit: str, *of: Column) -> Columns:
-    """Return the columns for means by groups of documents; `group`: the groups' name; `of`: more columns."""
+    """Return the columns of a table of means by groups of documents. `group`: heading of the groups."""
     return (
         text(group, group),
         *of,
@@ -470,7 +470,7 @@ TOTAL_EFFECTS = (
     formatted("probability", "logprob", lambda value: chance(math.exp(value))),
     formatted("ablated probability", "ablated_logprob", lambda value: chance(math.exp(value))),
     number("rank", "target_rank", 0),
-    # A mean over draws of --by resample may lie between two ranks.
+    # With `--by resample` a rank is a mean over draws, so it may be a fraction.
     formatted("ablated rank", "ablated_rank", lambda rank: f"{rank:,.{0 if rank == int(rank) else 1}f}"),
     formatted("KL divergence (nats)", "kl", lambda value: f"{value:.3g}"),
 )

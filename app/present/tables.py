@@ -19,12 +19,12 @@ def marked(console: Console, before: str, text: str, after: str, *, width: int =
 
 
 def table(console: Console, title: str, columns: dict[str, str], rows: Iterable[list[str]]) -> None:
-    """Print a table. Headings wrap at spaces, and elsewhere only if the table does not fit otherwise.
+    """Print a table. Headings wrap at spaces, and inside words only if the table is too wide otherwise.
 
     `columns` maps each heading to the column's alignment.
     """
     rows = list(rows)
-    widest = console.width // 2  # longer cells are folded
+    widest = console.width // 2  # maximum width of a column; longer cells wrap
     cells = [min(_width(row[i] for row in rows), widest) for i in range(len(columns))]
     headings, widths = _fitted([*columns], cells, console.width)
     shown = Table(box=None, pad_edge=False)
@@ -49,7 +49,7 @@ def _width(texts: Iterable[str]) -> int:
 
 
 def _fitted(headings: list[str], cells: list[int], room: int) -> tuple[list[str], list[int]]:
-    """Return headings and smallest widths of columns, so that words are broken only if `room` is too small.
+    """Return each column's heading and minimum width; break words only if `room` characters are too few.
 
     Then headings are broken first after hyphens, and if that is not enough, anywhere.
     """

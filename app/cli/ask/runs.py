@@ -43,7 +43,7 @@ def runs(db: Db, as_json: Json = False) -> None:
 
 
 def current_runs(db: "Place") -> "pd.DataFrame":
-    """Return the rows of the view `runs`, with each run's current status: which part it is, or unfinished."""
+    """Return the view `runs` with the current `status` of each run, such as `part 1 of 4, running`."""
     from annotate_transformer import store
     from annotate_transformer.store.writer import status
 

@@ -1,1 +1,1 @@
-"""Annotate the parts of a run in processes of their own: which parts, and two ways to start a process."""
+"""Annotate each part of a run in a process of its own, on this machine or on a Ray cluster."""

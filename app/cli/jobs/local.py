@@ -1,4 +1,4 @@
-"""Start the processes of parts on this machine."""
+"""Start on this machine the processes that annotate the parts of a run."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from annotate_transformer.app.cli.jobs.worker import process
 
 
 class LocalProcesses:
-    """Local processes, at most `at_once` at a time; the threads of OMP_NUM_THREADS are divided among them."""
+    """Processes on this machine, at most `at_once` at a time, which share OMP_NUM_THREADS threads."""
 
     def __init__(self, at_once: int) -> None:
         self.at_once = at_once

@@ -1,4 +1,4 @@
-"""Annotate all parts of a run, whichever way their processes are started.
+"""Annotate all parts of a run, each in a process that a `Starter` starts.
 
 Each process is an `annotate ingest --part` with a store and a log of its own, in one folder. The first
 process makes the plan, and the others start when the plan is there. A process that failed is started again
@@ -19,7 +19,7 @@ from annotate_transformer.app.cli.progress import Watch, parsed
 
 
 class Job(NamedTuple):
-    """The process that annotates a part: the words after `annotate`, its store and its log."""
+    """What a process needs to annotate a part: the arguments of `annotate`, the store and the log file."""
 
     part: int
     words: list[str]
@@ -28,25 +28,25 @@ class Job(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How a process ended: its exit status, and a sentence if it is not the last line of its log."""
+    """How a process ended: its exit status, and the reason if the last line of its log does not say it."""
 
     status: int
     said: str = ""
 
 
 class Starter(Protocol):
-    """A way to start processes of parts; `at_once`: how many at a time."""
+    """A way to start the processes that annotate parts; `at_once`: maximum number of them at a time."""
 
     at_once: int
 
     def start(self, job: Job) -> None:
-        """Start a process; it may begin later, when there is room for it."""
+        """Start the process of a job, now or as soon as there is room for it."""
 
     def ended(self) -> Iterator[tuple[int, Ended]]:
-        """Yield the parts whose processes have ended since, each with how."""
+        """Yield the number of each part whose process has ended since the last call, and how it ended."""
 
     def interrupt(self) -> None:
-        """Let every process finish its shard and end."""
+        """Ask every process to finish its current shard and end."""
 
     def kill(self) -> None:
         """Kill all processes, and wait until they are gone."""
@@ -54,7 +54,7 @@ class Starter(Protocol):
 
 @dataclass
 class Parts:
-    """The parts of a run, in the folder in which they are annotated.
+    """All parts of a run, and the folder that holds their stores and logs while they are annotated.
 
     `options`, `sources`: words of the command line that all parts share; `versions`: those of libraries, by
     name, with which the run is identified; `failed`: the tokens that a part had when its process failed last;
@@ -102,7 +102,7 @@ class Parts:
         try:
             while waiting or self.running:
                 self._stop_if_asked(starter, waiting)
-                # The first process makes the plan that the others read.
+                # Until the plan exists, run one process only: it makes the plan that the others read.
                 at_once = starter.at_once if self.plan.exists() else 1
                 while waiting and len(self.running) < at_once:
                     part = waiting.popleft()
@@ -118,7 +118,7 @@ class Parts:
         return not self.asked
 
     def _incomplete(self, versions: Mapping[str, str]) -> list[int]:
-        """Return the parts for which a process is needed.
+        """Return the numbers of the parts for which a process must run.
 
         Whichever process runs compares the plan with the corpus, the model and the options. So if all parts
         are complete, the first one gets a process all the same: the folder may be that of another command.
@@ -129,14 +129,14 @@ class Parts:
         return [part for part in range(1, self.parts + 1) if part not in self.told] or [1]
 
     def _complete(self, part: int, versions: Mapping[str, str]) -> int | None:
-        """Return the number of tokens of a part that is complete and has this plan, or None."""
+        """Return the number of tokens of a part if it is complete and was made with this plan, else None."""
         from annotate_transformer.ingest.run.plan import hash_in
         from annotate_transformer.store.errors import AnnotateError
         from annotate_transformer.store.parts import read_part
 
         try:
             found = read_part(self.file(part))
-        except AnnotateError:  # its process will say what is wrong, or begin
+        except AnnotateError:  # missing or broken: the part's process makes the store or reports why not
             return None
         place = (found.record["part"], found.record["parts"], found.record["plan_sha256"])
         same = place == (part, self.parts, hash_in(self.plan)) and found.provenance.libraries == versions
@@ -152,7 +152,7 @@ class Parts:
             return 0
 
     def _note(self, part: int, ended: Ended, waiting: deque[int]) -> None:
-        """Note that a process has ended; if it failed and has got further, let it start again."""
+        """Record that a process has ended; if it failed but had stored more tokens, let it start again."""
         if ended.status == 0:
             self.told[part] = (1.0, self._tokens(part), self.told.get(part, (0, 0, 0.0))[2])
             return

@@ -20,15 +20,15 @@ from typing import Any
 from annotate_transformer.app.cli.jobs import worker
 from annotate_transformer.app.cli.jobs.parts import Ended, Job, Parts
 
-LOCAL = "local"  # the address for which a cluster is started on this machine
-AUTO = "auto"  # the address of the cluster that runs on this machine, or of RAY_ADDRESS
+LOCAL = "local"  # the value of --ray that starts a cluster on this machine
+AUTO = "auto"  # the value of --ray for the cluster at RAY_ADDRESS, or the one running on this machine
 CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 20.0  # a cluster that has not answered by then does not answer
+ANSWER_SECONDS = 20.0  # maximum seconds to wait for a cluster's answer
 KILL_SECONDS = 10.0
-LEAST = 0.0001  # of a CPU: the smallest share that Ray knows
-LOST = -signal.SIGKILL  # status of a process whose worker was lost: it died with it
-OBJECTS_BYTES = 80 * 2**20  # of shared memory for Ray's objects, of which the tasks have none
-# Nothing is sent anywhere; and Ray's own processes may take long to start on a machine at work.
+LEAST = 0.0001  # the smallest fraction of a CPU that Ray can assign
+LOST = -signal.SIGKILL  # exit status reported for a process that died with its worker
+OBJECTS_BYTES = 80 * 2**20  # shared memory for Ray's objects; the tasks store none
+# Turn off Ray's usage reports, and give its processes time to start on a busy machine.
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "240"}
 PACKAGE = "annotate-transformer"
 TOKEN = (
@@ -39,7 +39,7 @@ TOKEN = (
 
 @dataclass(frozen=True)
 class OnRay:
-    """How the parts are annotated on a Ray cluster.
+    """The options for annotating the parts of a run on a Ray cluster.
 
     `address`: local, auto, HOST:PORT or ray://HOST:PORT; `jobs`: how many parts at a time at most;
     `cpus`, `gpus`: those of a part; None: chosen from the cluster's machines (`cpus_of`).
@@ -51,7 +51,7 @@ class OnRay:
     gpus: float
 
     def check(self) -> None:
-        """Raise SettingsError if Ray has no such share of a machine."""
+        """Raise SettingsError if the CPUs or GPUs of a part are not a number that Ray accepts."""
         from annotate_transformer.ingest.errors import SettingsError
 
         if not (self.cpus is None or LEAST <= self.cpus < math.inf):
@@ -62,7 +62,7 @@ class OnRay:
             )
 
     def device(self, asked: str) -> str:
-        """Return the device of all parts: with `auto` the GPU if they have one, on every machine alike.
+        """Return the device for all parts; `auto` means the GPU if each part has one, else the CPU.
 
         Raises:
             SettingsError: the device is a GPU, and no part has one.
@@ -77,7 +77,7 @@ class OnRay:
 
     @contextmanager
     def starter(self, parts: Parts, versions: Mapping[str, str]) -> Iterator["RayTasks"]:
-        """Context manager: yield what starts tasks on the cluster; `versions`: those of libraries.
+        """Context manager: yield the starter of tasks; `versions`: library → version that workers must have.
 
         Raises:
             SettingsError: there is no such cluster, or it has no machine for a part.
@@ -91,7 +91,7 @@ class OnRay:
             yield RayTasks(ray, self.jobs or parts.parts, cpus, self.gpus, expected)
 
     def cpus_of(self, machines: Sequence[Mapping[str, float]], parts: int) -> float:
-        """Return the CPUs of a part. If they were not given, parts that run at once share a machine's CPUs.
+        """Return the number of CPUs per part: the given one, or a machine's CPUs shared by its parts.
 
         `machines`: the resources of each, by Ray's names. One part at a time is on a machine, or as many as
         its GPUs allow, or as many as --jobs gives it. All parts have as many CPUs, those of the machine that
@@ -128,7 +128,7 @@ def _listed(machines: Sequence[Mapping[str, float]]) -> str:
 
 
 class RayTasks:
-    """Tasks of a Ray cluster, at most `at_once` at a time, each with so many CPUs and GPUs."""
+    """Tasks of a Ray cluster, at most `at_once` at a time, each with `cpus` CPUs and `gpus` GPUs."""
 
     def __init__(self, ray: Any, at_once: int, cpus: float, gpus: float, expected: worker.Expected) -> None:
         ray.cloudpickle.register_pickle_by_value(worker)
@@ -151,7 +151,7 @@ class RayTasks:
     def _result(self, result: Any) -> Ended:
         try:
             return Ended(*self.ray.get(result))
-        except self.ray.exceptions.RayTaskError as error:  # such as a pickle that a worker cannot read
+        except self.ray.exceptions.RayTaskError as error:  # for example, a worker cannot read a pickle
             return Ended(LOST, str(error).strip().splitlines()[-1])
         except self.ray.exceptions.RayError as error:
             return Ended(LOST, (str(error).strip() or type(error).__name__).splitlines()[0])
@@ -170,7 +170,7 @@ class RayTasks:
 
 @contextmanager
 def cluster(address: str) -> Iterator[Any]:
-    """Context manager: join a Ray cluster, and yield the module; `local` is started, and ended afterwards.
+    """Context manager: connect to a Ray cluster and yield the module `ray`; `local` starts a cluster here.
 
     Ray prints messages to standard output, which is discarded during the block.
 
@@ -190,7 +190,7 @@ def cluster(address: str) -> Iterator[Any]:
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise _no_cluster(address, str(error)) from error
         finally:
-            for number, handler in handlers.items():  # Ray takes SIGTERM for itself
+            for number, handler in handlers.items():  # ray.init replaces the handler of SIGTERM
                 signal.signal(number, handler)
         try:
             yield ray
@@ -212,13 +212,13 @@ def _imported() -> Any:
 
 
 def _check_answers(address: str) -> None:
-    """Ask a cluster whether it is well, in a process that can be ended, because Ray itself waits for minutes.
+    """Check that a cluster answers, in a process that can be killed, because Ray itself waits for minutes.
 
     Raises:
         SettingsError: it does not answer.
     """
     asked = os.environ.get("RAY_ADDRESS", AUTO) if address == AUTO else address
-    if asked in (LOCAL, AUTO):  # Ray itself says at once that there is none
+    if asked in (LOCAL, AUTO):  # Ray reports a missing local cluster at once
         return
     host, _, port = asked.removeprefix("ray://").rpartition(":")
     try:

@@ -1,4 +1,4 @@
-"""Start the process of a part, and what a Ray worker does around it.
+"""Start the process that annotates a part; on a Ray worker, also check the machine and lock the part.
 
 Ray sends this module to the workers as it is here, so it imports only the standard library: it can then say
 in a sentence that a worker lacks the package, or has another version of it.
@@ -28,19 +28,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from secrets import token_hex
 
-MISTAKE = 2  # exit status of a process that has said in a sentence what the user can do
-LOOK_SECONDS = 0.2  # seconds between two looks at a process, or at a claim
+MISTAKE = 2  # exit status after an error that the user can correct; running again would not help
+LOOK_SECONDS = 0.2  # seconds between two checks of a process or of a claim
 RENEW_SECONDS = 2.0
 STALE_SECONDS = 30.0
-WAIT_SECONDS = 90.0  # Ray itself ends a worker within 60 s after its machine has lost the cluster
-SEEN_SECONDS = 5.0  # for a file that was just written to become visible on another machine
-PYTHON = "python"  # among the names of packages: Python itself
+WAIT_SECONDS = 90.0  # longer than the 60 s in which Ray ends a worker that lost the cluster
+SEEN_SECONDS = 5.0  # maximum seconds until other machines see a new file
+PYTHON = "python"  # stands for Python itself among the names of packages
 
 
 def process(
     words: Sequence[str], log: Path, threads: int, inherited: Sequence[int] = ()
 ) -> "subprocess.Popen[bytes]":
-    """Start `annotate` with these words; it writes into the log, and on Linux it dies with this process.
+    """Start `annotate` with these arguments and this log file; on Linux it dies with the calling process.
 
     `threads`: number of threads of PyTorch; `inherited`: open files that the process gets too.
     """
@@ -55,7 +55,7 @@ def process(
 
 @dataclass(frozen=True)
 class Expected:
-    """What a worker must have in common with the process that started the run.
+    """What a worker's machine must share with the process that started the run: folders and versions.
 
     `folder`: its current folder; `seen`: a file with the text `token`, in the folder of the parts;
     `versions`: the versions of Python and packages, by name.
@@ -67,7 +67,7 @@ class Expected:
     versions: Mapping[str, str]
 
     def differences(self) -> str:
-        """Return a sentence about what this machine has not in common, or an empty text."""
+        """Return a sentence that says in what this machine differs, or an empty text."""
         node = platform.node()
         if not self._is_seen():
             return (
@@ -98,7 +98,7 @@ class Expected:
 
 
 def installed(name: str) -> str:
-    """Return the version of a package, or of Python; empty if there is no such package."""
+    """Return the installed version of a package or of Python; empty if the package is not installed."""
     if name == PYTHON:
         return platform.python_version()
     try:
@@ -110,7 +110,7 @@ def installed(name: str) -> str:
 def annotate(
     words: Sequence[str], log: Path, claim: Path, threads: int, expected: Expected
 ) -> tuple[int, str]:
-    """Run the process of a part to its end; return its exit status, and a sentence if it did not start.
+    """Run the process of a part to its end; return its exit status, and if it did not start, the reason.
 
     Ray raises KeyboardInterrupt in here if the part is to finish its shard and stop.
     """
@@ -143,12 +143,12 @@ def _watched(running: "subprocess.Popen[bytes]", claim: "Claim") -> int:
 
 
 class Busy(Exception):
-    """Another worker annotates the part."""
+    """Another worker is annotating the same part."""
 
 
 @dataclass
 class Claim:
-    """The right to write a part, as the module says; `file`: the open file, whose lock is held."""
+    """A worker's exclusive right to write a part; `file`: descriptor of the file that it has locked."""
 
     path: Path
     file: int
@@ -161,7 +161,7 @@ class Claim:
     def taken(
         path: Path, wait: float = WAIT_SECONDS, stale: float = STALE_SECONDS, kernel: str = ""
     ) -> Iterator["Claim"]:
-        """Context manager: hold the claim during the block; `wait`, `stale` in seconds.
+        """Context manager: hold the claim on a part during the block. `wait` and `stale` are in seconds.
 
         `kernel`: which system this is, on which a lock holds for certain.
 
@@ -181,20 +181,20 @@ class Claim:
             os.close(file)
 
     def is_mine(self) -> bool:
-        """Return whether no other worker has taken the claim since."""
+        """Return whether this worker still has the claim, that is, no other worker has taken it."""
         with suppress(OSError):
             return self.path.read_text().startswith(self.token)
-        return True  # whoever takes it will be seen later
+        return True  # unreadable just now; the next call will see whether another worker has it
 
     def renew(self) -> bool:
-        """Write the next line if it is time to; return False if the claim is another one's now."""
+        """Write into the claim's file every RENEW_SECONDS; return False if another worker has the claim."""
         if time.monotonic() < self.next:
             return True
         if self.renewed and not self.is_mine():
             return False
         self.next, self.renewed = time.monotonic() + RENEW_SECONDS, self.renewed + 1
         line = f"{self.token} {self.renewed:012d}\n".encode()
-        with suppress(OSError):  # such as a disk that is full, of which the process itself will say so
+        with suppress(OSError):  # such as a full disk, which the process itself reports
             os.pwrite(self.file, line, 0)
             if self.renewed == 1:
                 os.ftruncate(self.file, len(line))
@@ -207,7 +207,7 @@ def _wait_for(path: Path, file: int, kernel: str, wait: float, stale: float) -> 
     seen = None
     while True:
         now, is_locked = time.monotonic(), _locked(file)
-        line = path.read_text()  # opened again, because NFS shows changes of others only then
+        line = path.read_text()  # NFS shows other machines' changes only when the file is opened again
         if line != seen:
             seen, since = line, now
         if is_locked and (not line.strip() or line.split()[1:2] == [kernel] or now - since >= stale):
@@ -221,7 +221,7 @@ def _wait_for(path: Path, file: int, kernel: str, wait: float, stale: float) -> 
 
 
 def _locked(file: int) -> bool:
-    """Lock the open file if it is free; where the file system knows no locks, say that it is."""
+    """Try to lock an open file; return whether it is locked now, or True if the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -232,6 +232,6 @@ def _locked(file: int) -> bool:
 
 
 def _kernel() -> str:
-    """Return what all processes under one running kernel have in common, in whatever containers they are."""
+    """Return an id of the running kernel, the same for all its processes, in containers or not."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return boot.read_text().strip() if boot.exists() else platform.node()
