@@ -88,7 +88,7 @@ def _lookups(con: duckdb.DuckDBPyConnection, table: str, layout: str, by: str, t
     for layer, position, units in con.execute(sampled).fetchall():
         number = draw.choice(units) if isinstance(units, list) else units
         asked = {"x": position} if by == "position_id" else {"layer": layer, "x": number}
-        for _ in range(2):  # the first time is not warm
+        for _ in range(2):  # the first round only fills the caches
             start = time.perf_counter()
             con.execute(query, asked).fetchall()
             spent = 1000 * (time.perf_counter() - start)

@@ -42,7 +42,7 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker annotates: a run, or a part of it, into a file, on one core."""
+    """One worker's task: annotate a run, or a part of it, into a file, on one core."""
 
     corpus: str
     model: str
@@ -92,14 +92,14 @@ def _print(subject: str, planned: float, one: float, two: float, merged: float) 
 
 
 def _planned(corpus: str, model: Model, settings: Settings, file: Path) -> float:
-    """Make the plan; return the seconds."""
+    """Make the plan of the run; return the seconds that it took."""
     with Corpus([corpus]) as documents, measured() as spent:
         plan_for(documents, Tokenizer(model.tokenizer), settings.resolved(model), model, file)
     return spent.wall
 
 
 def _together(jobs: Sequence[Job]) -> float:
-    """Return the seconds in which workers, that begin together, have all ended."""
+    """Start all workers at once; return the seconds until the last one has ended."""
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(len(jobs))
     with context.Pool(len(jobs), _begin, (ready,)) as pool:

@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def _pages() -> dict[str, tuple[Callable[[Store], object], Callable[[Store], object]]]:
-    """Return what is asked for two objects of a kind, by the name of the page that asks it."""
+    """Return a dictionary from page to the questions that it asks about two objects of a kind."""
     return {
         "runs": (Store.runs, Store.stats),
         "a token's occurrences": (lambda s: s.occurrences(" the"), lambda s: s.occurrences(" of")),

@@ -15,7 +15,7 @@ from processes import annotate
 
 # Several processes share the cores here: idle OpenMP threads that spin would starve the others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.pop("ANNOTATE_DB", None)  # a test names its store
+os.environ.pop("ANNOTATE_DB", None)  # every test names its store itself
 
 # The files that take longest
 LONG = """ask app_pages bad_input browser checksum circuits cli closure concurrency damaged_files deep

@@ -73,7 +73,7 @@ def served(server: Served, tmp_path: Path) -> str:
 
 
 def assert_sound(lake: Place) -> None:
-    """The rows are those whose checksums were written with them."""
+    """Check every row of the lake against the checksum that was written with it."""
     with connection(lake, read_only=True) as con:
         con.execute("SET arrow_output_version = '1.5'")
         assert {owner: [*differing(con, *owner)] for owner in owners(con)} == {o: [] for o in owners(con)}
@@ -84,7 +84,7 @@ def rows(db: Place, query: str, parameters: dict[str, Any] | None = None) -> lis
         return con.execute(query, parameters).fetchall()
 
 
-# What is generated from the catalogue
+# The tables that are generated from the catalogue of schema.sql
 
 
 def described(con: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[Any, ...]]]:
@@ -301,7 +301,7 @@ def test_a_file_that_another_process_writes_is_waited_for_and_then_told(made: Pa
 
 
 def refused(ask: Callable[[], object]) -> str:
-    """What is said about something that cannot be done."""
+    """Return the message of the error that an action raises."""
     with pytest.raises(store.AnnotateError) as raised:
         ask()
     assert PASSWORD not in str(raised.value)

@@ -292,7 +292,7 @@ def annotated_at_length(tmp_path_factory: pytest.TempPathFactory) -> Annotate:
 def test_a_changed_value_is_a_difference(
     three: list[Path], whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """What the comparison of these tests is worth."""
+    """The comparison that these tests use does find differences."""
     merge(three, tmp_path / "x.duckdb")
     with duckdb.connect(str(tmp_path / "x.duckdb")) as con:
         con.execute("UPDATE base.head SET toward_top = toward_top + 1 WHERE rowid = 5")
@@ -443,7 +443,7 @@ def test_a_part_stops_only_at_the_end_of_a_shard(
 
 
 def killed(running: Running) -> bool:
-    """Kill it; False if it had ended by itself."""
+    """Kill a process; return False if it had ended by itself."""
     running.send(signal.SIGKILL)
     result = running.wait()
     assert result.status in (0, -signal.SIGKILL), result.err
@@ -493,7 +493,7 @@ def test_a_merge_killed_at_any_moment_is_resumed(
 
 
 def _written(db: Path) -> int:
-    """When the store's log was last written."""
+    """Return when the store's write-ahead log was last written."""
     log = Path(f"{db}.wal")
     try:
         return log.stat().st_mtime_ns

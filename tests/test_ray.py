@@ -115,7 +115,7 @@ def test_ctrl_c_lets_every_part_finish_its_shard(run: Run, tmp_path: Path) -> No
 
 
 def refused(result: Result) -> str:
-    """The sentence with which a command ends; nothing is printed else."""
+    """Return the sentence with which a command ends; nothing else is printed."""
     assert (result.status, "Traceback" in result.err, result.out) == (2, False, ""), result
     return re.sub(r"[\s│]+", " ", result.err)
 
@@ -212,7 +212,7 @@ def test_a_machine_that_is_not_like_this_one(other_machine: str, run: Run, tmp_p
 @ray
 @pytest.mark.soak
 def test_a_killed_command_leaves_no_process_on_its_cluster(run: Run, tmp_path: Path) -> None:
-    """Which stays, and runs the same command again."""
+    """The cluster stays, and runs the same command again."""
     (folder := tmp_path / "of ray").mkdir()
     with cluster(folder, _cluster) as (address, machine):
         command = run.command("--parts", 2, "--ray", address, "--cpus-per-part", 0.5)
@@ -244,7 +244,7 @@ def _without_ray(words: list[str]) -> None:
 
 
 def test_a_part_is_not_written_while_its_last_process_lives(tmp_path: Path) -> None:
-    """Whose worker is gone already."""
+    """The worker that had the claim is gone already."""
     claim = tmp_path / "part-1.claim"
     with Claim.taken(claim) as mine:
         child = subprocess.Popen(["sleep", "60"], pass_fds=[mine.file])
