@@ -131,7 +131,7 @@ def test_the_same_patches_give_the_same_files(tmp_path: Path) -> None:
 
 def test_figures_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures.check([tmp_path / "x.PNG", Path("x.svg")])
-    with pytest.raises(BadQuestion, match=r"let it end in \.png or \.svg"):
+    with pytest.raises(BadQuestion, match=r"let it end in \.png, \.svg or \.html"):
         figures.check([tmp_path / "x.svg", tmp_path / "x.pdf"])
     with pytest.raises(BadQuestion, match="there is no folder"):
         figures.check([tmp_path / "none" / "x.svg"])
