@@ -108,6 +108,7 @@ def files_of(folder: Path) -> list[Path]:
 # The same answers
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_table_and_every_view_has_the_same_rows(kind: str, both: Both) -> None:
     folder, whole = both(kind)
