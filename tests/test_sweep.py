@@ -130,3 +130,12 @@ def test_only_what_was_downloaded_in_the_block_is_removed(
         download("c" * 40, "third", "shared")
         assert cached() == {"second", "shared", "third"}
     assert cached() == {"second", "shared"}
+
+
+@pytest.mark.soak
+def test_a_sweep_in_parts_makes_the_same_runs(tmp_path: Path) -> None:
+    words = ("--limit-tokens", 12_000, "--batch-tokens", 256, "--shard-tokens", 2000)
+    for name, more in (("whole", ()), ("parts", ("--parts", 2, "--jobs", 2))):
+        (tmp_path / name).mkdir()
+        assert _swept(tmp_path / name, "0,6110", *words, *more) == (0, "")
+    assert table_differences(*(tmp_path / name / "sweep.duckdb" for name in ("whole", "parts"))) == {}
