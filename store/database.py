@@ -173,7 +173,7 @@ class Reading:
         self.path, self.wait = place(path), wait
         self._changed = threading.Condition()
         self._con: duckdb.DuckDBPyConnection | None = None
-        self._users, self._free_since, self._opened = 0, 0.0, 0  # _opened: how often the file was opened
+        self._users, self._free_since, self._closed = 0, 0.0, 0  # _closed: how often the file was closed
         # _wanted: whether a writer was waiting for the file at the last check; _looked: the time of this
         # check.
         self._wanted, self._looked = False, 0.0
@@ -207,10 +207,10 @@ class Reading:
                 self._changed.notify_all()
 
     def _open(self) -> None:
-        self._con, self.known, self._opened = connect(self.path, self.wait), {}, self._opened + 1
+        self._con, self.known = connect(self.path, self.wait), {}
         if not isinstance(self.path, Elsewhere):  # elsewhere no writer waits
             self._turn, self._is_attached = turn_lock(self.path), _is_ambiguous(located(self.path))
-            threading.Thread(target=self._close_when_idle, args=(self._opened,), daemon=True).start()
+            threading.Thread(target=self._close_when_idle, args=(self._closed,), daemon=True).start()
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:
         """Return a cursor of the open connection, which does not inherit the default database."""
@@ -238,22 +238,23 @@ class Reading:
     def _close(self) -> None:
         if self._con is not None:
             self._con.close()
+            self._closed += 1
         self._con, self._wanted = None, False
         self._changed.notify_all()
 
-    def _close_when_idle(self, opened: int) -> None:
+    def _close_when_idle(self, closed: int) -> None:
         """Close the file after KEEP_SECONDS without a query; this method runs in its own thread.
 
         The thread polls, because waking it at each query would cost the query 0.1 ms. It has no reference to
         the connection, which would otherwise be destroyed where the thread ends, outside of the lock.
 
-        opened: the value of `_opened` for this thread; once the file is opened again, another thread is due
+        closed: the value of `_closed` while the file is open that this thread is to close
         """
-        while self._con is not None and self._opened == opened:
+        while self._closed == closed:
             time.sleep(KEEP_SECONDS / 4)
             with self._changed:
                 idle = not self._users and time.monotonic() > self._free_since + KEEP_SECONDS
-                if idle and self._con is not None and self._opened == opened:
+                if idle and self._closed == closed:
                     self._close()
 
 
