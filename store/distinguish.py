@@ -11,6 +11,7 @@ next token. The values come from one of three places, the keys of `SOURCES`:
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import duckdb
 import numpy as np
@@ -62,6 +63,16 @@ class Asked:
     positions: int = POSITIONS
     seed: int = 0
 
+    @property
+    def is_of_documents(self) -> bool:
+        """Whether the group is of whole documents."""
+        return self.pattern is None and self.token_ids is None
+
+    @cached_property
+    def _metadata(self) -> tuple[str, str]:
+        """What `of_positions` returns; to find the types of the keys it reads all documents."""
+        return of_positions(self.session, self.run)
+
     def question(self, over: str) -> Question:
         """Return the query for the positions, each with whether it is in the group.
 
@@ -70,7 +81,7 @@ class Asked:
         """
         of_documents = "true"
         if self.where is not None:
-            relation, _ = of_positions(self.session, self.run)
+            relation, _ = self._metadata
             of_documents = f"p.position_id IN (SELECT position_id FROM {relation} WHERE (\n{self.where}\n))"
         parameters = {"pattern": self.pattern, "token_ids": self.token_ids, "over": over}
         return Question(self.session, "in_group", self.run, parameters, pieces={"in_documents": of_documents})
@@ -86,7 +97,7 @@ class Asked:
         except duckdb.InvalidInputException as error:
             raise BadQuestion(f"{self.pattern!r} is no regular expression: {error}.") from error
         except duckdb.Error as error:
-            _, keys = of_positions(self.session, self.run)
+            _, keys = self._metadata
             why = str(error).splitlines()[0]
             raise BadQuestion(
                 f"DuckDB cannot evaluate the condition {self.where!r}: {why}. The metadata of the documents "
@@ -127,7 +138,7 @@ def distinguishing(asked: Asked, limit: int) -> pd.DataFrame:
     """Return what `Store.units` returns."""
     group = _group(asked)
     frames = [
-        _of_layer(kind, layer, values, group, by_document=asked.pattern is None and asked.token_ids is None)
+        _of_layer(kind, layer, values, group, by_document=asked.is_of_documents)
         for kind, layer, values in SOURCES[asked.over](asked, group)
     ]
     found = pd.concat(frames, ignore_index=True)
@@ -223,8 +234,7 @@ def _say_whether_exact(answer: pd.DataFrame, asked: Asked, group: Group) -> None
         add_note(answer, f"exact: over all {taken:,} positions of the run")
     if not asked.session.is_finished(asked.run):
         add_note(answer, "unfinished: only the positions that the run has reached so far")
-    whole = asked.pattern is None and asked.token_ids is None
-    add_note(answer, BY_DOCUMENT if whole else NOT_INDEPENDENT)
+    add_note(answer, BY_DOCUMENT if asked.is_of_documents else NOT_INDEPENDENT)
 
 
 # The sources of the values: each yields for each kind and layer the values, of shape (unit, position) -------

@@ -4,6 +4,7 @@ A series is the set of runs that differ only in the training step of the model. 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 
 from annotate_transformer.store.errors import BadQuestion, one_of
 from annotate_transformer.store.means import COUNTED, LEVEL, NOTE, intervals, resampled
-from annotate_transformer.store.names import parse, unit_name
-from annotate_transformer.store.question import Question, describe, qualify
+from annotate_transformer.store.names import KINDS, LETTERS, parse, unit_name
+from annotate_transformer.store.question import Question, add_note, describe, qualify
 from annotate_transformer.store.session import Session
 
 Floats = NDArray[np.float64]
@@ -57,7 +58,7 @@ class Curve:
 
     @property
     def kind(self) -> str:
-        return "model" if self.unit is None else {"N": "neuron", "H": "head"}[parse(self.unit)[0]]
+        return "model" if self.unit is None else KINDS[parse(self.unit)[0]]
 
     @property
     def name(self) -> str:
@@ -68,12 +69,9 @@ class Curve:
         """
         return chosen_statistic(self.kind, self.statistic)
 
-    def values(self) -> pd.DataFrame:
-        """Return one row per step: step, revision, run_id, value, low, high, count, token.
-
-        low, high: ends of the 95 % interval of a mean over positions, which resamples documents; NaN for a
-        statistic that is not computed from stored rows of every position
-        """
+    @cached_property
+    def _stored(self) -> tuple[pd.DataFrame, str]:
+        """The value at each step, one row per run of the series; and the SQL of the query."""
         _, layer, number = parse(self.unit) if self.unit else ("", None, None)
         units = {"layer": layer} | {
             kind: number if self.kind == kind else None for kind in ("head", "neuron")
@@ -81,18 +79,27 @@ class Curve:
         question = Question(self.session, "emergence", self.run, units | {"statistic": self.name})
         found = question.ask()
         _check_series(self.session, found, self.run)
-        low = high = np.full(len(found), np.nan)
-        sums = self._sums(found.run_id.tolist())
-        if sums is not None:
-            low, high, _ = intervals(*sums)
+        return found, question.sql
+
+    def values(self) -> pd.DataFrame:
+        """Return one row per step: step, revision, run_id, value, low, high, count, token.
+
+        low, high: ends of the 95 % interval of a mean over positions, which resamples documents; NaN for a
+        statistic that is not computed from stored rows of every position
+        """
+        stored, sql = self._stored
+        low = high = np.full(len(stored), np.nan)
+        if self._sums is not None:
+            low, high, _ = intervals(*self._sums)
+        found = stored.copy()
         found.insert(4, "low", low)
         found.insert(5, "high", high)
-        describe(found, question.sql)
+        describe(found, sql)
         missing = int(found.value.isna().sum())
         if missing:
             qualify(found, f"{missing} of {len(found)} steps have no {self.name}: {_why(self.name)}")
-        if sums is not None:
-            found.attrs["note"] = "; ".join(filter(None, (found.attrs.get("note"), NOTE)))
+        if self._sums is not None:
+            add_note(found, NOTE)
         return found
 
     def rise(self) -> pd.Series:
@@ -107,7 +114,9 @@ class Curve:
         Raises:
             BadQuestion: the statistic has values at fewer than two steps, or never changes.
         """
-        found = self.values().dropna(subset="value")
+        stored, _ = self._stored
+        is_known = stored.value.notna().to_numpy()
+        found = stored[is_known]
         steps, curve = found.step.to_numpy(float), found.value.to_numpy(float)
         if len(curve) < 2:
             raise BadQuestion(f"{self.name} has values at {len(curve)} steps; at least two are needed.")
@@ -117,15 +126,16 @@ class Curve:
         row = {"first": curve[0], "extreme": extreme, "half": (curve[0] + extreme) / 2}
         row |= {"after": steps[steps < step].max(), "until": steps[steps >= step].min(), "step": step}
         row |= {"low": np.nan, "high": np.nan, "documents": np.nan}
-        sums = self._sums(found.run_id.tolist())
-        if sums is not None:
-            halves = half_height(steps, resampled(*sums))
+        if self._sums is not None:
+            sums, sizes = self._sums
+            halves = half_height(steps, resampled(sums[:, is_known], sizes))
             row["low"], row["high"] = np.nanquantile(halves, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-            row["documents"] = len(sums[1])
+            row["documents"] = len(sizes)
         return pd.Series(row)
 
-    def _sums(self, runs: list[int]) -> tuple[Floats, NDArray[np.int64]] | None:
-        """Return each document's sum of values at each step, and its number of positions.
+    @cached_property
+    def _sums(self) -> tuple[Floats, NDArray[np.int64]] | None:
+        """Each document's sum of values at each step, and its number of positions.
 
         The shapes are (document, step) and (document,). None if rows are not stored, or one document is.
         """
@@ -135,6 +145,7 @@ class Curve:
         _, layer, head = parse(self.unit) if self.unit else ("", None, None)
         chosen = f"layer = {layer} AND head = {head} AND {COUNTED}" if self.unit else "true"
         pieces = {"value": value, "rows_of": view, "condition": chosen, "groups": ""}
+        runs = self._stored[0].run_id
         sums = [Question(self.session, "sums_by_document", run, pieces=pieces).ask() for run in runs]
         totals = pd.concat([of_run.set_index("document_id").total for of_run in sums], axis=1)
         if len(totals) < 2:
@@ -177,13 +188,9 @@ def changes(
     found, _ = Question(session, "emergence_changes", first, asked).first()
     if found.empty:
         raise BadQuestion(f"One of the steps {steps[0]} and {steps[1]} has no {name}: {_why(name)}.")
-    letter = {"head": "H", "neuron": "N"}[kind]
-    names = [unit_name(letter, *unit) for unit in zip(found.layer, found.unit, strict=True)]
+    names = [unit_name(LETTERS[kind], *unit) for unit in zip(found.layer, found.unit, strict=True)]
     found.insert(0, kind, names)
-    attrs = found.attrs
-    found = found.drop(columns=["layer", "unit", *(["token_a", "token_b"] if kind == "head" else [])])
-    found.attrs = attrs
-    return found
+    return found.drop(columns=["layer", "unit", *(["token_a", "token_b"] if kind == "head" else [])])
 
 
 def at_all_steps(session: Session, run: int, first: int, last: int) -> pd.DataFrame:

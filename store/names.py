@@ -9,6 +9,8 @@ from typing import Any
 
 from annotate_transformer.store.errors import BadQuestion, NoSuchUnit
 
+KINDS = {"N": "neuron", "H": "head"}  # letter in a name → kind of unit
+LETTERS = {kind: letter for letter, kind in KINDS.items()}
 WITHOUT_LAYER = ("embed", "pos_embed", "final_bias", "b_in", "b_gate", "b_Q", "b_K")
 
 
@@ -104,7 +106,7 @@ def parse_ablated(name: str) -> list[tuple[str, int, int | None]]:
                 "L3mlp for all heads or neurons of a layer, and + between units that are ablated together."
             )
         layer, whole, letter, number = match.groups()
-        kind = whole.lower() if whole else {"H": "head", "N": "neuron"}[letter.upper()]
+        kind = whole.lower() if whole else KINDS[letter.upper()]
         found.append((kind, int(layer), int(number) if number else None))
     return found
 
@@ -116,9 +118,8 @@ def ablated_name(parts: Iterable[tuple[str, int, int | None]]) -> str:
     'L0H2+L3mlp'
     """
     ordered = sorted({*parts}, key=lambda part: (part[1], part[0], part[2] or 0))
-    letters = {"head": "H", "neuron": "N"}
     return "+".join(
-        f"L{layer}{kind}" if number is None else unit_name(letters[kind], layer, number)
+        f"L{layer}{kind}" if number is None else unit_name(LETTERS[kind], layer, number)
         for kind, layer, number in ordered
     )
 

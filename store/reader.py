@@ -765,7 +765,7 @@ class Store(Session):
             BadQuestion: there is no such statistic, or the run's training step is not known.
         """
         with self.together():
-            return self._curve(unit, statistic, run).values()
+            return self.curve(unit, statistic, run).values()
 
     def rise(
         self, unit: str | None = None, statistic: str | None = None, run: int | None = None
@@ -775,9 +775,10 @@ class Store(Session):
         The arguments are those of `emergence`; `store.emergence.Curve.rise` describes the entries.
         """
         with self.together():
-            return self._curve(unit, statistic, run).rise()
+            return self.curve(unit, statistic, run).rise()
 
-    def _curve(self, unit: str | None, statistic: str | None, run: int | None) -> Curve:
+    def curve(self, unit: str | None = None, statistic: str | None = None, run: int | None = None) -> Curve:
+        """Return the object that answers `emergence` and `rise`, and asks the store once for both."""
         number = self.run(run)
         if unit is not None:
             self.unit(unit, number)

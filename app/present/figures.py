@@ -55,7 +55,7 @@ def check(files: list[Path]) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class Line:
     """A value over training steps, to be drawn as a line with dots.
 
     values: one row per step: step, value, low, high (ends of the interval; NaN without one)
@@ -80,7 +80,7 @@ class Bars:
     value_title: str
 
 
-Shown = HeatMap | Curve | Bars
+Shown = HeatMap | Line | Bars
 
 
 def write_all(shown: Shown, files: list[Path]) -> None:
@@ -118,8 +118,8 @@ def _page(svg: bytes, title: str) -> bytes:
 
 
 def _drawn(shown: Shown) -> "Figure":
-    if isinstance(shown, Curve):
-        return _curve(shown)
+    if isinstance(shown, Line):
+        return _line(shown)
     return _bars(shown) if isinstance(shown, Bars) else _heat_map(shown)
 
 
@@ -140,7 +140,7 @@ def _bars(shown: Bars) -> "Figure":
     return figure
 
 
-def _curve(shown: Curve) -> "Figure":
+def _line(shown: Line) -> "Figure":
     """Draw the values over log(1 + step), and their intervals as vertical lines."""
     from matplotlib.figure import Figure
 

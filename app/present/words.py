@@ -272,7 +272,7 @@ def rise_in_words(rise: Row) -> str:
         f"{rise['after']:,.0f} and by step {rise['until']:,.0f}: at step {rise['step']:,.0f}, if the curve "
         "is a straight line over log(1 + step) between annotated steps"
     )
-    if rise["documents"] != rise["documents"]:
+    if is_missing(rise["documents"]):
         return f"{told}; no interval, because this statistic is not a mean over stored rows."
     interval = f"95 % interval {rise['low']:,.0f} to {rise['high']:,.0f}"
     return f"{told} ({interval}, from resampling {rise['documents']:,.0f} documents)."

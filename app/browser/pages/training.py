@@ -1,6 +1,5 @@
 """The page Training: how a statistic of the model, a head or a neuron changes over training steps."""
 
-import pandas as pd
 import streamlit as st
 
 from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts
@@ -8,11 +7,10 @@ from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.words import rise_in_words
 from annotate_transformer.store import BadQuestion
 from annotate_transformer.store.emergence import STATISTICS
-from annotate_transformer.store.names import parse
+from annotate_transformer.store.names import KINDS, parse
 
 TITLE, ICON, PLACE = "Training", "show_chart", 75
 ROWS = 20  # number of heads or neurons shown in a table of changes
-KINDS = {"N": "neuron", "H": "head"}
 
 
 def show() -> None:
@@ -89,7 +87,7 @@ def _changes(run: int, kind: str, steps: list[int]) -> None:
     def page(row: markup.Row) -> str:
         return links.link("training", run=run, unit=row[kind])
 
-    tints = {"change": _scale(found)}
+    tints = {"change": markup.scale(found.change, "logits", signed=True)}
     parts.table(f"{kind.capitalize()}s that change most", found, shown, ROWS, links={kind: page}, tints=tints)
 
 
@@ -99,7 +97,3 @@ def _step(name: str, steps: list[int], otherwise: int) -> int:
         there = ", ".join(f"{step:,}" for step in steps)
         raise links.BadLink(f"The address says {name}={chosen}: the annotated steps are {there}.")
     return otherwise if chosen is None else chosen
-
-
-def _scale(found: pd.DataFrame) -> markup.Scale:
-    return markup.scale(found.change, "logits", signed=True)

@@ -17,7 +17,7 @@ from annotate_transformer.app.present.printed import (
     records,
 )
 from annotate_transformer.app.present.words import architecture, visible
-from annotate_transformer.store.names import unit_name
+from annotate_transformer.store.names import LETTERS, unit_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,8 +122,8 @@ def _changes(found: "pd.DataFrame", what: str, run: int, other: int) -> figures.
         names = [f"{visible(row.token)} → {visible(row.next_token)}" for row in found.itertuples()]
         values, unit = found.loss_change.tolist(), "change of the loss (nats)"
     else:
-        letter, number = {"heads": ("H", "head"), "neurons": ("N", "neuron")}[what]
-        names = [unit_name(letter, *unit) for unit in zip(found.layer, found[number], strict=True)]
+        kind = what.removesuffix("s")
+        names = [unit_name(LETTERS[kind], *unit) for unit in zip(found.layer, found[kind], strict=True)]
         values, unit = found.change.tolist(), "change of the mean |direct effect| (logits)"
     return figures.Bars(names, values, f"Largest changes from run {run} to run {other}: {what}", unit)
 

@@ -75,14 +75,11 @@ def _check_one_question(
 def _curve(
     s: "Store", unit: str | None, statistic: str | None, run: int | None, files: list[Path], as_json: bool
 ) -> None:
-    from annotate_transformer.store.emergence import Curve
-
-    number = s.run(run)
-    values = s.emergence(unit, statistic, number)
-    name = Curve(s, number, unit, statistic).name
-    rise = s.rise(unit, statistic, number) if len(values.dropna(subset="value")) > 1 else None
+    curve = s.curve(unit, statistic, run)
+    number, name, values = curve.run, curve.name, curve.values()
+    rise = curve.rise() if values.value.count() > 1 else None
     title = f"{unit or s.model_of(number).model}: {name} over training"
-    drawn = figures.Curve(values.dropna(subset="value"), title, columns.statistic_with_unit(name))
+    drawn = figures.Line(values.dropna(subset="value"), title, columns.statistic_with_unit(name))
     figures.write_all(drawn, files)
     if as_json:
         print_json({name: values} | ({} if rise is None else {"rise": rise.to_frame().T}), number)
