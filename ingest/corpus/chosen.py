@@ -62,7 +62,7 @@ class Choice:
 
 
 class ChosenCorpus(Corpus):
-    """A corpus of those documents of the sources that a `Choice` takes.
+    """A corpus of the documents that a `Choice` takes from the sources.
 
     The first iteration reads the sources twice: once for the choice, once to copy the chosen documents to a
     temporary file, from which they are read later.

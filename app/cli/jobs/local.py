@@ -1,4 +1,4 @@
-"""Start on this machine the processes that annotate the parts of a run."""
+"""Start the processes that annotate the parts of a run, all on this machine."""
 
 import os
 import signal
