@@ -343,6 +343,7 @@ def _is_sound(result: Result, run: Run, folder: Path) -> bool:
 # A full disk
 
 
+@pytest.mark.soak
 def test_a_full_disk_of_one_part_and_complete_parts_that_start_no_process(run: Run, tmp_path: Path) -> None:
     command = run.command("--parts", 3)
     words = [str(word) for word in command]
