@@ -332,7 +332,10 @@ class Copy:
             yield Change(catalogue()[name], moved["corpus_id"], where=f"{name}_id BETWEEN {low} AND {high}")
 
     def _of_shards(self) -> Iterator[Change]:
-        """Yield the sets of copied rows of positions; rows that keep their ids keep their checksum too."""
+        """Yield, for each shard and each table of positions, the rows that are copied into the new store.
+
+        If the rows keep their ids, their recorded checksums are copied and not computed again.
+        """
         run_id, moved = self.moved["run_id"], self.moved
         with connection(self.part.path, read_only=True) as con:
             for shard, first, last in self.part.shards:

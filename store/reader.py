@@ -839,7 +839,7 @@ class Store(Session):
             return self.question(query, self.run(run), **parameters).ask()
 
     def _error_of_codes(self, run: int, layers: list[int]) -> float | None:
-        """Return the largest rounding error of activations in layers, if some are stored in few bits."""
+        """Return the largest rounding error of the stored activations of layers; None if none is coded."""
         if not self.has_coded():
             return None
         return _number(self._ask("activation_error_of_run", run, layers=layers).error[0])

@@ -167,7 +167,7 @@ class HeadScore:
 
     @property
     def closure(self) -> float:
-        """The closure error: the sum of the terms minus the attention score."""
+        """The closure error of the attention score: the sum of its terms minus the score, with its sign."""
         return float(self.pairs.sum()) + self.distance_bias - self.score
 
 

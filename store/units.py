@@ -25,7 +25,7 @@ class Unit:
     per_layer: ClassVar[str]  # name of the column of `models` with the number of neurons or heads per layer
     top: ClassVar[str]  # what a notebook shows
     shown: ClassVar[tuple[str, str]]  # the column that it shows, and the prefix of the columns with the text
-    sql_type: ClassVar[str]  # SQL type of an index in the store; parameters of this type let DuckDB skip rows
+    sql_type: ClassVar[str]  # SQL type of `number` in the store; parameters of this type let DuckDB skip rows
 
     def __init__(self, session: Session, letter: str, layer: int, number: int, run: int) -> None:
         self.session, self.layer, self.number, self.run = session, layer, number, run

@@ -110,7 +110,7 @@ FROM base.part p JOIN base.run r USING (run_id) JOIN base.model m USING (model_i
 SELECT shard, first_position_id, last_position_id FROM base.shard WHERE run_id = $run_id ORDER BY shard
 
 -- name: texts_of_corpus
--- The smallest and largest ids of a corpus's documents and of their passages.
+-- The smallest and largest ids of a corpus's documents, and of the passages in which their texts are stored.
 SELECT min(d.document_id), max(d.document_id),
        (SELECT min(passage_id) FROM base.passage WHERE base.document_of_passage(passage_id) BETWEEN min(d.document_id) AND max(d.document_id)),
        (SELECT max(passage_id) FROM base.passage WHERE base.document_of_passage(passage_id) BETWEEN min(d.document_id) AND max(d.document_id))

@@ -462,7 +462,7 @@ class Writer:
                 self._run(con, query, {"run_id": run_id})
 
     def _changes(self, tables: dict[str, Any], key: dict[str, Any]) -> list[Change]:
-        """Return the rows that a commit of these tables and of the pending rows may change."""
+        """Return the stored rows that may change when `tables` and the pending rows are committed."""
         # The pending statement `forget` changes no checksum, because it deletes the checksums together with
         # the rows. So it is left out.
         pending = (query for query, _ in self._pending if query != "forget")

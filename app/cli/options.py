@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     OptionalPlace = Place | None
 else:
-    Place = OptionalPlace = type("path", (), {})  # Typer takes no unions, and shows this name
+    Place = OptionalPlace = type("path", (), {})  # Typer accepts no union; its help shows the name `path`
 
 MOST_ROWS = 10**9  # largest value of --limit
 

@@ -20,7 +20,7 @@ from annotate_transformer.app.present.words import closeness, counted
 if TYPE_CHECKING:
     from annotate_transformer.ingest.run.progress import Progress as State
 
-# LINE: what `Watch` prints of a process's progress, by its percentage, tokens and largest closure error
+# LINE: a process's line of progress, which `Watch` reads: its percentage, tokens and largest closure error
 LINE = re.compile(r"annotate: *(\d+) %  ([\d,]+) tokens?\b.*, closure ([\d.e+-]+)")
 LINE_SECONDS = 10.0  # minimum seconds between two lines of progress that are printed
 

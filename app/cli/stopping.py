@@ -91,7 +91,10 @@ def interrupting(interrupt: Callable[[], None]) -> Iterator[None]:
 
 
 def nothing_is_left_to_tidy() -> None:
-    """From now on, let a signal end the process at once: while Python exits, nothing catches exceptions."""
+    """From now on, let a signal end the process at once.
+
+    Otherwise it raises an exception, which nothing catches while Python exits.
+    """
     _state.tidy = True
 
 

@@ -836,7 +836,7 @@ def replication(model: str) -> Columns:
 
 
 def falls(of: str, digits: int) -> Columns:
-    """Return the columns for a decrease when a head is ablated; `of` is `activation` or `probability`.
+    """Return the columns that show how much `of`, an activation or probability, falls when a head is ablated.
 
     They are the mean decreases on prompts where the head is active and on the others, the Kolmogorov-Smirnov
     distance between the two samples, and its p-value.

@@ -213,7 +213,9 @@ class Selection:
 
 
 def source_products(stored: Stored, v: Tensor, read: Tensor) -> Tensor:
-    """Return each source's effect at attention 1: the inner product of `read` and the source's value vector.
+    """Return the effect that each source would have if the head's attention to it were 1.
+
+    It is the inner product of `read` and the source's value vector.
 
     `v` and `read` are as in `Selection.attention`. The result has the shape (window, head, 2, position,
     source).

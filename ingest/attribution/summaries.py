@@ -109,7 +109,7 @@ class Thresholds:
     `left_out`: ids of the tokens that lists and sums exclude.
     """
 
-    neurons: Tensor  # shape (3, layer, d_mlp): thresholds of the 3 top lists of each neuron
+    neurons: Tensor  # shape (3, layer, d_mlp); the first axis is HIGH, LOW and WINDOWS
     heads: Tensor  # shape (2, layer, head): thresholds of the 2 top lists of each head
     k: int
     include_first: bool = False

@@ -106,7 +106,7 @@ class ChosenCorpus(Corpus):
 
     @cached_property
     def _picked(self) -> tuple[Copy, list[int]]:
-        """A temporary file with one chosen document per line, and the lines' offsets in the corpus's order"""
+        """A temporary file with one chosen document per line, and the offsets of the lines in corpus order"""
         chosen, offsets, reached = self._chosen(), dict[int, int](), 0
 
         def lines() -> Iterator[bytes]:

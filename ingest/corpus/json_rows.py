@@ -78,7 +78,7 @@ def _row_of(value: object, column: str) -> Row:
 
 
 def json_values(file: IO[bytes], name: str, reading: Reading) -> Rows:
-    """Yield each value of one JSON array, or of a sequence of JSON values, with the value's number.
+    """Yield each value of one JSON array, or of a sequence of JSON values, with its place, from 1 on.
 
     Raises SourceError if the file is not JSON or not UTF-8, or if a value is too long. A too long value is
     not skipped, because the next value can be found only by reading the long one to its end.

@@ -242,7 +242,7 @@ def _resampled(total: Floats, documents: NDArray[np.int64]) -> tuple[Floats, Flo
 
 
 def windows_read(plan: Plan) -> int:
-    """Return the maximum number of windows that the model reads for a plan.
+    """Return the maximum number of windows that the model reads to measure the effects that `plan` asks for.
 
     Each window is read up to 5 times for baselines, estimates and unchanged outputs, and then once for each
     ablated unit: `exact` with the largest estimates and `exact` at random.

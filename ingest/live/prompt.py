@@ -23,7 +23,7 @@ from annotate_transformer.ingest.run.settings import Settings
 from annotate_transformer.store.errors import BadQuestion
 
 KEPT = 8  # maximum number of prompts in the cache
-KEPT_SETTINGS = ("bos", "parse_special")  # settings of a run that its prompts take over
+KEPT_SETTINGS = ("bos", "parse_special")  # settings of a run that also hold for prompts to its model
 ROWS = 10_000_000  # maximum number of rows stored for a prompt: one per neuron or source, of 200 bytes each
 
 

@@ -201,7 +201,7 @@ def _step(text: str) -> int | None:
 
 
 def nearest(name: str) -> str:
-    """Return a space and a sentence with the known names nearest to `name`; return "" if none is near."""
+    """Return a sentence with the known names nearest to `name`, after a space; "" if none is near."""
     return _among(name, (*NAMES, *HUB_IDS))
 
 

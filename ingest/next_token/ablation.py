@@ -128,7 +128,7 @@ def _tested(rows: list[dict[str, Any]], lost: list[dict[str, float]]) -> dict[st
 
 
 def _prompts(writer: Writer, rows: list[dict[str, Any]]) -> tuple[list[int], list[list[int]]]:
-    """Return a list with the prompts' BOS, or an empty list if they have none, and all prompts' token ids."""
+    """Return the prompts' BOS, as a list that is empty without a BOS, and each prompt's token ids."""
     contexts = writer.contexts([row["position_id"] for row in rows])
     bos = contexts[0].bos
     ids = [

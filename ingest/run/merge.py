@@ -160,7 +160,7 @@ def _notes(parts: Sequence[StoredPart]) -> list[str]:
 
 
 def _listed(numbers: Iterable[int]) -> str:
-    """Return the parts' numbers as a list in words, for a message.
+    """Return the numbers of parts as text for a message.
 
     >>> _listed([1, 3])
     'parts 1, 3'

@@ -256,8 +256,8 @@ class Factors:
         # `writes`, of shape (layer, head, d_head, d_model), replaces the W_OV of earlier heads: norms of
         # products with it are the same.
         writes = _r(self.W_V) @ self.W_O
-        # `reads` has matrices of shape (layer, head, d_model, d_head). They replace the W_QK, W_QKᵀ and W_OV
-        # of later heads in the same way. Each comes with the norm of the matrix that it replaces.
+        # `reads`, of shape (layer, head, d_model, d_head), replace the W_QK, W_QKᵀ and W_OV of later heads:
+        # here, too, norms of products stay the same. Each comes with the norm of the matrix it replaces.
         reads = (
             (self.W_Q @ _r(self.W_K).mT, qk),
             (self.W_K @ _r(self.W_Q).mT, qk),

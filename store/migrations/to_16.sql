@@ -1,2 +1,2 @@
--- Upgrade a store from schema version 15 to 16. Version 16 adds the table part, which is empty in an upgraded store. This
--- file has no query, because the tables of version 15 are copied unchanged.
+-- Upgrade a store from schema version 15 to 16. Version 16 adds the table `part`, which is empty in an upgraded store.
+-- This file has no query, because the tables of version 15 are copied unchanged.
