@@ -77,9 +77,9 @@ def launched() -> Iterator[Any]:
 
 
 @contextmanager
-def tab(chromium: Any, server: str) -> Iterator[Any]:
+def tab(chromium: Any, server: str, **more: Any) -> Iterator[Any]:
     """Give a tab; whatever it asks of another host is an error."""
-    context = chromium.new_context(viewport={"width": WIDTH, "height": 900}, base_url=server)
+    context = chromium.new_context(viewport={"width": WIDTH, "height": 900}, base_url=server, **more)
     page = context.new_page()
     page.set_default_timeout(20_000)
     elsewhere: list[str] = []

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,16 @@ def showing(monkeypatch: pytest.MonkeyPatch, two_steps: Path) -> Show:
 
 
 def html(test: Any) -> str:
-    """All the HTML that the page's components show."""
+    """The HTML that the page's components show, without the navigation around the page."""
+    return re.sub("<nav.*?</nav>", "", _html(test), flags=re.DOTALL)
+
+
+def navigation(test: Any) -> str:
+    """The HTML of the path to the page and of the objects seen last."""
+    return "\n".join(re.findall("<nav.*?</nav>", _html(test), re.DOTALL))
+
+
+def _html(test: Any) -> str:
     return "\n".join(json.loads(part.proto.json) for part in test._tree.get("bidi_component"))
 
 

@@ -41,7 +41,29 @@ def test_overview(show: Show) -> None:
         "Runs",
     } <= {*titles(test)}
     assert 'href="/neuron?run=1&amp;neuron=L' in html(test)
-    assert "weights_sha256" in str(test.json[0].value)
+    assert "weights_sha256" in str(show("model", run=1).json[0].value)
+
+
+def test_the_overview_shows_three_findings(show: Show, two_steps: Path) -> None:
+    shown = html(show("", run=1))
+    s = store.open(two_steps)
+    head, neuron, hardest = (
+        s.sql(query).iloc[0]
+        for query in (
+            "SELECT * FROM head_stats WHERE run_id = 1 ORDER BY mean_abs_effect DESC LIMIT 1",
+            "SELECT * FROM neuron_stats WHERE run_id = 1 ORDER BY mean_abs_effect DESC LIMIT 1",
+            "SELECT * FROM positions WHERE run_id = 1 ORDER BY next_logprob LIMIT 1",
+        )
+    )
+    for told in (
+        f"head=L{head.layer}H{head['head']}",
+        f"next token: {head.mean_abs_effect:.3f} logits, n = {head['count']:,} positions, exact.",
+        f"neuron=L{neuron.layer}N{neuron.neuron}",
+        f"next token: {neuron.mean_abs_effect:.3f} logits, exact.",
+        f"position={hardest.position_id}",
+        f"loss {-hardest.next_logprob:.2f} nats, exact.",
+    ):
+        assert told in shown
 
 
 def test_text_has_a_link_for_every_token(show: Show, two_steps: Path) -> None:
@@ -62,7 +84,7 @@ def test_a_neurons_page_says_what_its_weights_say(show: Show, two_steps: Path) -
         assert f'<span class="token">{markup.token(row.token)}</span>' in shown
         assert f"{row.congruence:+.3f}" in shown
     assert "Erasing neurons: output opposed to input" in titles(show("neuron", run=2))
-    assert "Bigrams and the direct path W_E W_U" in titles(show("", run=2))
+    assert "Bigrams and the direct path W_E W_U" in titles(show("model", run=2))
     without = show("neuron", run=1, neuron="L3N7")
     assert "Tokens it promotes" not in titles(without)
     assert any("annotate weights" in caption.value for caption in without.caption)
@@ -248,8 +270,7 @@ def test_head_by_its_weights(show: Show) -> None:
 
 @pytest.mark.parametrize("page", ["neuron", "head", "token"])
 def test_without_a_name_there_is_where_to_start(show: Show, page: str) -> None:
-    test = show(page)
-    assert "address" in html(test) if page == "token" else f"/{page}?run=2" in html(test)
+    assert f"/{page}?run=2" in html(show(page))
 
 
 @pytest.mark.parametrize(("page", "name"), [("neuron", "L2N7"), ("head", "L1H2")])

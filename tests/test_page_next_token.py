@@ -29,7 +29,7 @@ KEY = "run_id = 2 AND layer = 3 AND neuron = "
 def table(test: Any, heading: str) -> list[list[str]]:
     """The cells, as text, of the table that has this column."""
     for found in re.findall(r"<table>.*?</table>", html(test), re.DOTALL):
-        if f">{heading}</th>" in found:
+        if f">{heading}</button></th>" in found:
             rows = re.findall(r"<tr>(.*?)</tr>", found.split("<tbody>")[1], re.DOTALL)
             cells = (re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows)
             return [[unescape(re.sub(r"<[^>]*>", "", cell)) for cell in row] for row in cells]
@@ -49,7 +49,7 @@ def test_neurons_and_beside_them_those_drawn_by_chance(show: Show, two_steps: Pa
         store.open(two_steps).sql("FROM next_token_neurons WHERE run_id = 2"),
     )
     shown = unescape(html(test))
-    parts = shown.split("next-token</th>")
+    parts = shown.split("next-token</button></th>")
     assert {"Next-token neurons", "Random sample: the baseline"} <= {*titles(test)}
     for row in lookups.itertuples():
         link = f"/next_token?run=2&neuron={neuron_name(row.layer, row.neuron)}"
@@ -144,7 +144,7 @@ def test_active_heads_are_marked_and_relevant_ones_come_first(
     names = [head_name(*head) for head in grid.columns]
     relevant = {name: of for name, of in zip(names, share, strict=True) if 0.25 <= of <= 0.75}
     test = show("next_token", run=2, neuron=f"L3N{neuron}")
-    headings = re.findall(r"<th[^>]*>(L\dH\d[^<]*)</th>", html(test))
+    headings = re.findall(r"<th[^>]*><button>(L\dH\d[^<]*)</button></th>", html(test))
     first, others = headings[: len(relevant)], headings[len(relevant) :]
     assert {heading.split()[0]: heading.split()[1] for heading in first} == {
         name: f"{of:.0%}" for name, of in relevant.items()

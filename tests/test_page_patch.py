@@ -64,7 +64,7 @@ def test_what_cannot_be_patched_is_a_sentence(show: Show, parameters: dict[str, 
 
 def test_what_is_written_in_the_boxes_comes_into_the_address(show: Show) -> None:
     test = show("patch", run=2)
-    for box, text in zip(test.text_input, (*PROMPTS.values(), *TARGET.values()), strict=True):
+    for box, text in zip(test.main.text_input, (*PROMPTS.values(), *TARGET.values()), strict=True):
         box.input(text)
     test.button[0].click().run()
     assert not test.exception

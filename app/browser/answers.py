@@ -258,6 +258,17 @@ def phrase(s: Store, text: str, where: str | None, run: int, limit: int) -> pd.D
     return kept
 
 
+@question
+def hardest(s: Store, run: int, limit: int) -> pd.DataFrame:
+    """Return the positions with the largest loss (nats), the largest first, with their contexts."""
+    found = s.question(queries()["hardest"], run=run, limit=limit).ask()
+    among = store.position.position_id.in_([int(number) for number in found.position_id])
+    rows = s.search(among, run, limit) if len(found) else found.assign(next_logprob=0.0)
+    listed = rows.assign(loss=-rows.next_logprob).sort_values("loss", ascending=False, kind="stable")
+    listed.attrs = found.attrs
+    return listed
+
+
 def _conditions(s: Store, where: str, run: int) -> list[conditions.Condition]:
     keys = s.question(queries()["metadata_keys"], run=run).ask().key
     return conditions.read(where, [*keys])

@@ -1,5 +1,8 @@
 """The app's only custom Streamlit component: shows HTML, follows links without a reload, sorts tables.
 
+The keyboard does what the mouse does. Only one link of a text or table is reached by the tabulator; the arrow
+keys go on from there. Where nothing else has the focus, they follow the page's links with `data-key`.
+
 The HTML comes from markup.py, where all text of a corpus is escaped. A link is an ordinary <a>, so a middle
 click opens it in a new tab. A plain click changes the URL and sends the same event as the back button
 (popstate), which makes Streamlit show the other page without reloading the app.
@@ -8,7 +11,15 @@ click opens it in a new tab. A plain click changes the URL and sends the same ev
 import streamlit as st
 
 SCRIPT = """
+const GROUPS = ".text, tbody, section, ul"  // of the links in one of these, the tabulator reaches one
+const TAKES_KEYS = "input, textarea, select, [contenteditable], [role=radio], [role=tab], [role=slider]"
+const WAYS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }
+const main = () => document.querySelector('[data-testid="stMain"]')
+const scrolls = new Map()  // URL -> how far its page was scrolled when it was left
+let steps = null           // the element whose links the arrow keys follow
+
 export default function ({ data, parentElement }) {
+  listen()
   const root = parentElement.querySelector(".linked")
   if (root.shown === data) return
   root.shown = data
@@ -18,24 +29,103 @@ export default function ({ data, parentElement }) {
     if (link && event.button === 0 && !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey)) {
       event.preventDefault()
       follow(link.getAttribute("href"))
-    } else if (event.target.closest("th")) sort(event.target.closest("th"))
+    } else if (event.target.closest("th button")) sort(event.target.closest("th"))
+  }
+  root.onkeydown = move
+  for (const group of root.querySelectorAll(GROUPS)) {
+    const links = [...group.querySelectorAll("a[href]")]
+    const first = links.find((link) => link.classList.contains("here")) ?? links[0]
+    for (const link of links) link.tabIndex = link === first ? 0 : -1
   }
   const here = root.querySelector("[data-scroll]")
   if (here) here.scrollIntoView({ block: "center" })
+  if (root.querySelector("[data-key]")) steps = root
+}
+
+// Move the focus to the next or previous link of a text or table; up and down stay in a table's column.
+function move(event) {
+  const link = event.target.closest("a[href]")
+  const [way, group] = [WAYS[event.key], link?.closest(GROUPS)]
+  if (!way || !group || event.ctrlKey || event.metaKey || event.altKey) return
+  const cell = event.key.endsWith("Up") || event.key.endsWith("Down") ? link.closest("td") : null
+  const links = [...group.querySelectorAll("a[href]")].filter(
+    (other) => !cell || other.closest("td").cellIndex === cell.cellIndex)
+  const next = links[links.indexOf(link) + way]
+  if (next) {
+    link.tabIndex = -1
+    next.tabIndex = 0
+    next.focus()
+  }
+  event.preventDefault()
+}
+
+function listen() {
+  if (window.annotateListens) return
+  window.annotateListens = true
+  window.addEventListener("keydown", (event) => {
+    const typing = event.composedPath()[0].closest?.(TAKES_KEYS)
+    const changed = event.ctrlKey || event.metaKey || event.shiftKey || event.altKey
+    if (typing || changed || event.defaultPrevented || !steps?.isConnected) return
+    const link = steps.querySelector(`a[data-key="${event.key}"]`)
+    if (link) follow(link.getAttribute("href"))
+  })
+  window.addEventListener("popstate", (event) => {
+    const href = location.href
+    if (event.isTrusted) shown(() => location.href === href && main().scrollTo(0, scrolls.get(href) ?? 0))
+  })
+  // The sidebar's links and its search box are Streamlit's own: they change the URL some moments later.
+  const leaving = (event) => {
+    const href = location.href
+    const place = event.key === "Enter" ? "input" : "a"
+    if (event.target.closest?.(`[data-testid="stSidebar"] ${place}`))
+      once(() => location.href !== href, focusHeading)
+  }
+  document.addEventListener("click", leaving)
+  document.addEventListener("keydown", (event) => event.key === "Enter" && leaving(event))
 }
 
 function follow(href) {
+  scrolls.set(location.href, main().scrollTop)
   history.pushState({}, "", href)
   window.dispatchEvent(new PopStateEvent("popstate"))
-  document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0)
+  main().scrollTo(0, 0)
+  focusHeading()
+}
+
+function focusHeading() {
+  shown(() => {
+    const heading = document.querySelector("h1")
+    heading?.setAttribute("tabindex", "-1")
+    heading?.focus({ preventScroll: true })
+  })
+}
+
+// Call a function once the page is complete: Streamlit's script has not run for a while.
+function shown(act) {
+  let since = Date.now()
+  once(() => {
+    const state = document.querySelector('[data-testid="stApp"]').dataset.testScriptState
+    if (state !== "notRunning") since = Date.now()
+    return Date.now() - since > 400
+  }, act)
+}
+
+// Call a function as soon as a condition holds, at most a minute from now.
+function once(holds, act, until = Date.now() + 60000) {
+  if (holds()) act()
+  else if (Date.now() < until) setTimeout(once, 50, holds, act, until)
 }
 
 function sort(heading) {
   const column = heading.cellIndex
   const body = heading.closest("table").tBodies[0]
   const down = heading.dataset.sorted !== "down"
-  for (const other of heading.parentElement.cells) delete other.dataset.sorted
+  for (const other of heading.parentElement.cells) {
+    delete other.dataset.sorted
+    other.removeAttribute("aria-sort")
+  }
   heading.dataset.sorted = down ? "down" : "up"
+  heading.setAttribute("aria-sort", down ? "descending" : "ascending")
   const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent
   const compare = (a, b) => {
     const [x, y] = [Number(value(a)), Number(value(b))]
@@ -49,13 +139,16 @@ STYLE = """
 .linked { color: var(--st-text-color); font-family: var(--st-font); font-size: 0.875rem; }
 a { color: inherit; text-decoration: none; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
-th { text-align: left; font-weight: 600; opacity: 0.75; cursor: pointer; position: sticky; top: 0;
+th { text-align: left; font-weight: 600; opacity: 0.75; position: sticky; top: 0;
      background: var(--st-background-color); border-bottom: 1px solid var(--st-border-color);
      padding: 0.2rem 0.5rem; vertical-align: bottom; }
+th button { all: unset; cursor: pointer; }
+th button:focus-visible { outline: 2px solid var(--st-primary-color); }
 th[data-sorted=down]::after { content: " ▾"; } th[data-sorted=up]::after { content: " ▴"; }
 td { padding: 0.15rem 0.5rem; border-bottom: 1px solid var(--st-border-color-light, var(--st-border-color)); }
 td.n, th.n { text-align: right; } td.n { white-space: nowrap; }
-td a, .more { color: var(--st-link-color); } td a:hover, .more:hover { text-decoration: underline; }
+td a, .more { color: var(--st-link-color); } td a:hover { text-decoration: underline; }
+p .more, li .more, nav .more { text-decoration: underline; text-underline-offset: 0.15em; }
 .table { max-height: 24rem; overflow: auto; }
 p { margin: 0; }
 .token, .text { font-family: var(--st-code-font); }
@@ -71,8 +164,8 @@ p { margin: 0; }
 .slices a + a { border-left: 1px dotted var(--st-border-color); }
 .whole { position: relative; pointer-events: none; }
 .here { outline: 2px solid var(--st-text-color); font-weight: 700; }
-.unknown { opacity: 0.55; }
-i { font-style: normal; opacity: 0.5; }
+.unknown { opacity: 0.7; }
+i { font-style: normal; opacity: 0.75; }
 .legend { display: flex; align-items: center; gap: 0.5rem; flex-wrap: wrap; }
 .legend .ramp { width: 14rem; height: 0.9rem; border-radius: 2px; border: 1px solid var(--st-border-color); }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1rem 2rem; }
@@ -92,6 +185,8 @@ u { text-decoration: none; background: rgba(217, 95, 14, 0.45); border-radius: 2
 .grid td a { display: block; color: inherit; min-width: 3.4rem; padding: 0.45rem 0.2rem; }
 .grid th { padding: 0 0.5rem; vertical-align: middle; }
 .grid td a:hover { outline: 2px solid var(--st-primary-color); text-decoration: none; }
+ul { list-style: none; margin: 0; padding: 0; } li { overflow-wrap: anywhere; padding: 0.1rem 0; }
+.path { font-size: 0.8rem; } .path span { opacity: 0.8; }
 .facts { display: flex; flex-wrap: wrap; gap: 0.4rem 2rem; }
 .facts div { display: flex; flex-direction: column; }
 .facts b { font-size: 1.15rem; font-variant-numeric: tabular-nums; }

@@ -255,7 +255,7 @@ def placed(row: Row) -> str:
 def written(lines: Iterable[Written], href: Callable[[Term], str | None]) -> str:
     """Return the lines of a written-out sum of terms as HTML; a term links to the URL that `href` returns."""
     shown = "\n".join(escape(line.before) + _label(line, href) + escape(line.after) for line in lines)
-    return f'<div class="written">{shown}</div>'
+    return f'<div class="written" tabindex="0">{shown}</div>'
 
 
 def _label(line: Written, href: Callable[[Term], str | None]) -> str:
@@ -383,10 +383,13 @@ def table(
         shown = f'<a href="{escape(where)}">{inner}</a>' if where else inner
         return f"<td{_side(column)}{_sorted_by(column, row)}{_tint(tints, column, row)}>{shown}</td>"
 
-    head = "".join(f"<th{_side(column)}>{escape(column.heading)}</th>" for column in columns)
+    head = "".join(
+        f'<th scope="col"{_side(column)}><button>{escape(column.heading)}</button></th>' for column in columns
+    )
     rows = frame.to_dict("records")
     body = "".join(f"<tr>{''.join(cell(column, row) for column in columns)}</tr>" for row in rows)
-    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    inner = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="table" tabindex="0"><table>{inner}</table></div>'
 
 
 def _inner(column: Column, row: Row) -> str:

@@ -25,6 +25,8 @@ COMPACT = """<style>
 .stMainBlockContainer h1 { font-size: 1.6rem; padding: 0; }
 .stMainBlockContainer h3 { font-size: 1.1rem; padding: 0; }
 [data-testid="stSidebarHeader"] { height: 2.5rem; }
+[data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] * { opacity: 1; }
+[data-testid="stCaptionContainer"] code { color: inherit; }
 </style>"""
 
 

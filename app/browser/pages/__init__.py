@@ -1,6 +1,7 @@
 """The pages of the app. Each page is a module; its SQL queries, if any, are in a .sql file of the same name.
 
-A module has `show`, TITLE, ICON (a name of Material Symbols) and PLACE (the app lists pages in its order).
+A module has `show`, TITLE, ICON (a name of Material Symbols) and PLACE (the app lists pages in its order). If
+the page shows an object, KEEPS has the names of the URL parameters that say which object (see focus.py).
 To add a page, add a module and its .sql file: there is no other list of pages.
 """
 

@@ -12,6 +12,7 @@ from annotate_transformer.app.present.words import beside_rotated, counted, sign
 from annotate_transformer.store.names import head_name
 
 TITLE, ICON, PLACE = "Head", "hub", 50
+KEEPS = ("head",)
 
 LISTED_BY_WEIGHTS = ("head_compositions", "head_vocabulary", "head_pairs", "skip_trigrams", "head_distances")
 

@@ -14,6 +14,7 @@ from annotate_transformer.app.present.words import closeness, correlated, counte
 from annotate_transformer.store.names import neuron_name, parse, source_name
 
 TITLE, ICON, PLACE = "Neuron", "scatter_plot", 40
+KEEPS = ("neuron",)
 
 RANDOM = (
     "z: relative to random directions of the same norm; for next-tokens, relative to the largest congruence "

@@ -20,6 +20,7 @@ from annotate_transformer.app.present.words import (
 from annotate_transformer.store.names import head_name, neuron_name, parse
 
 TITLE, ICON, PLACE = "Next-token neurons", "account_tree", 60
+KEEPS = ("neuron",)
 
 HEADS = 24  # maximum number of heads (columns) in the table of prompts; a large model has hundreds of heads
 CHANCE = "random sample"

@@ -1,16 +1,17 @@
-"""The page Overview: the runs, the model's loss, and the neurons and heads with the largest effects."""
+"""The page Overview: what can be done here, three findings of the run, its strongest units, and all runs."""
 
-import json
+from html import escape
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts
 from annotate_transformer.app.present import columns
-from annotate_transformer.app.present.words import architecture, closeness
+from annotate_transformer.app.present.words import closeness, visible
+from annotate_transformer.store.names import head_name, neuron_name
 
 TITLE, ICON, PLACE = "Overview", "home", 0
+REFRESH = 5  # seconds between two looks at a running ingest
 
 
 def show() -> None:
@@ -19,6 +20,8 @@ def show() -> None:
     run = parts.run()
     parts.run_picker(run)
     _numbers(run)
+    _begin(run)
+    _findings(run)
     left, right = st.columns(2)
     with left:
         _neurons(run)
@@ -27,8 +30,7 @@ def show() -> None:
     loss = answers.asked("loss_by_position", run=run)
     parts.heading("Loss by position in the window", loss)
     charts.show(charts.loss_by_position(loss), "mean loss in nats by position in the window")
-    _bigrams(run)
-    _runs(run)
+    _runs()
 
 
 def _numbers(run: int) -> None:
@@ -40,12 +42,70 @@ def _numbers(run: int) -> None:
         st.subheader(f"Run {run}", anchor=False, width="content")
         st.badge(parts.status_of(about), color="green" if about.status == "finished" else "orange")
         closure(float(about.worst_closure), float(about.worst_closure_ratio))
+    facts = {"model": f"{about.model} {about.revision or ''}"}
     linked.show(
-        markup.facts(
-            {"model": f"{about.model} {about.revision or ''}", "architecture": architecture(about)}
-            | columns.as_facts(about, columns.without(columns.TOTALS, "worst_closure"))
-        )
+        markup.facts(facts | columns.as_facts(about, columns.without(columns.TOTALS, "worst_closure"))),
+        key="facts",
     )
+    if about.status == "running":
+        _watch(run, int(about.tokens))
+
+
+@st.fragment(run_every=REFRESH)
+def _watch(run: int, shown: int) -> None:
+    """Say how far a running ingest is, and show the page again when it has committed more.
+
+    shown: the number of tokens that the page shows
+    """
+    now = answers.runs().set_index("run_id").loc[run]
+    if parts.status_of(now) != "running" or int(now.tokens) > shown:
+        st.rerun()
+    st.caption(
+        f"The ingest is still running: {shown:,} tokens are stored so far, and every answer about them is "
+        f"exact. This page follows every {REFRESH} seconds."
+    )
+
+
+def _begin(run: int) -> None:
+    """Show links to what can be done with the run."""
+    ways = {
+        "read a text, coloured by loss": links.link("text", run=run),
+        "take a prediction apart": links.link("token", run=run),
+        "find positions by text, token, neuron or metadata": links.link("search", run=run),
+        "annotate a prompt of your own": links.link("prompt", run=run),
+        "ask in SQL": links.link("sql", run=run),
+    }
+    linked.show(markup.ways(ways), key="begin")
+
+
+def _findings(run: int) -> None:
+    """Show three findings of the run, each with a link to what it is about."""
+    found = []
+    for row in answers.asked("strongest_heads", run=run, limit=1).itertuples():
+        name = head_name(row.layer, row.head)
+        found.append((
+            "head", {"head": name}, name, "has the largest mean |direct effect| of all heads on the next "
+            f"token: {row.mean_abs_effect:.3f} logits, n = {row.count:,} positions, exact.",
+        ))  # fmt: skip
+    for row in answers.asked("strongest_neurons", run=run, limit=1).itertuples():
+        name = neuron_name(row.layer, row.neuron)
+        found.append((
+            "neuron", {"neuron": name}, name, "has the largest mean |direct effect| of all neurons on the "
+            f"next token: {row.mean_abs_effect:.3f} logits, exact.",
+        ))  # fmt: skip
+    for row in answers.hardest(run, 1).itertuples():
+        found.append((
+            "token", {"position": row.position_id}, f"“{visible(row.next_token)}”", "was the hardest next "
+            f"token to predict, after “{visible(row.token)}”: loss {row.loss:.2f} nats, exact.",
+        ))  # fmt: skip
+    lines = "".join(_finding(run, *one) for one in found)
+    parts.heading("Three findings of this run")
+    linked.show(f"<ul>{lines}</ul>", key="findings")
+
+
+def _finding(run: int, page: str, what: dict[str, Any], name: str, told: str) -> str:
+    href = escape(links.link(page, run=run, **what))
+    return f'<li><a class="more" href="{href}">{markup.line(name)}</a> {escape(told)}</li>'
 
 
 def closure(worst: float, ratio: float) -> None:
@@ -75,29 +135,7 @@ def _heads(run: int) -> None:
     )
 
 
-def _bigrams(run: int) -> None:
-    """Show how well the direct path W_E W_U predicts the corpus's bigrams, if the store has the scores."""
-    found = answers.weights(
-        run, None, bigram_summary={}, bigram_agreement={"k": answers.TOKENS}, bigram_distances={}
-    )
-    if not found:
-        return
-    parts.heading("Bigrams and the direct path W_E W_U", found["bigram_summary"])
-    agreement(found["bigram_summary"])
-    left, right = st.columns(2)
-    with left:
-        parts.table("The most frequent tokens", found["bigram_agreement"], columns.BIGRAM_AGREEMENT)
-    with right:
-        near = found["bigram_distances"]
-        parts.table("Similarity of input and output embeddings", near, columns.BIGRAM_DISTANCES)
-
-
-def agreement(frame: pd.DataFrame) -> None:
-    """Show how well a token's direct path predicts bigrams; the baseline is another, random token's path."""
-    linked.show(markup.facts(columns.as_facts(frame.iloc[0], columns.AGREEMENT)))
-
-
-def _runs(current: int) -> None:
+def _runs() -> None:
     frame = answers.runs()
     shown = frame.assign(status=[parts.status_of(row) for _, row in frame.iterrows()])
     shown.attrs = frame.attrs
@@ -106,15 +144,3 @@ def _runs(current: int) -> None:
         "tokens": lambda row: links.link("text", run=row["run_id"]),
     }
     parts.table("Runs", shown, columns.RUNS, links=pages)
-    with st.expander(f"Where run {current} comes from"):
-        st.json(_provenance(frame.set_index("run_id").loc[current]))
-
-
-def _provenance(about: "pd.Series[Any]") -> dict[str, Any]:
-    plain = {
-        name: str(about[name]) for name in ("model", "revision", "step", "corpus", "started", "finished")
-    }
-    hashes = {name: str(about[name]) for name in ("weights_sha256", "tokenizer_sha256", "corpus_sha256")}
-    return (
-        plain | hashes | {name: json.loads(about[name]) for name in ("settings", "processing", "libraries")}
-    )

@@ -7,6 +7,7 @@ from annotate_transformer.app.browser.pages import text as page_text
 from annotate_transformer.app.browser.pages import token as page_token
 
 TITLE, ICON, PLACE = "Prompt", "edit_note", 90
+KEEPS = ("text", "at")
 
 CHARACTERS = 2000  # maximum number of characters of a prompt, because every token's URL contains the prompt
 

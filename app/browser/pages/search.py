@@ -22,6 +22,7 @@ from annotate_transformer.app.present.words import one_line, signed, visible
 from annotate_transformer.store.names import parse
 
 TITLE, ICON, PLACE = "Search", "search", 10
+KEEPS = ("as", "q", "filters")
 
 WAYS = ("text", "token", "regex", "conditions")
 EXAMPLES = [

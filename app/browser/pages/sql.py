@@ -16,6 +16,7 @@ from annotate_transformer.app.present.words import counted, one_line, visible
 from annotate_transformer.store.restricted import RefusedQuery
 
 TITLE, ICON, PLACE = "SQL", "database", 80
+KEEPS = ("query",)
 
 LONGEST_QUERY = 20_000  # maximum number of characters of a query, because the URL contains the query
 SHOWN = 200  # maximum number of rows of an answer that are shown on the page

@@ -16,6 +16,7 @@ from annotate_transformer.store import BadQuestion
 from annotate_transformer.store.names import parse, unit_name
 
 TITLE, ICON, PLACE = "Text", "article", 20
+KEEPS = ("document", "from", "position")
 
 TOKENS = 1500  # maximum number of tokens on a page: a browser can draw this many quickly
 BEFORE = 300  # number of tokens that are shown before the position that the URL names

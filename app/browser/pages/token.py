@@ -10,6 +10,7 @@ from annotate_transformer.app.browser import (
     answers,
     charts,
     conditions,
+    focus,
     linked,
     links,
     markup,
@@ -18,8 +19,8 @@ from annotate_transformer.app.browser import (
     totals,
 )
 from annotate_transformer.app.browser import target as choice
+from annotate_transformer.app.browser.pages import model as page_model
 from annotate_transformer.app.browser.pages import neuron as page_neuron
-from annotate_transformer.app.browser.pages import overview as page_overview
 from annotate_transformer.app.browser.target import Target
 from annotate_transformer.app.browser.totals import Totals
 from annotate_transformer.app.present import columns
@@ -29,8 +30,10 @@ from annotate_transformer.store.names import head_name, neuron_name, parse, unit
 from annotate_transformer.store.question import largest_first
 
 TITLE, ICON, PLACE = "Token", "target", 30
+KEEPS = ("position",)
 
 WINDOW = 400  # maximum number of tokens before the position in the text coloured by the heads' sources
+PLACES = 20  # number of positions that are offered to begin with
 SENT = 100  # maximum number of rows in the table of effects on later positions
 PAIRS = 20  # maximum number of pairs of components that are shown as parts of an attention score
 FOLLOWERS = 10  # number of next tokens listed by the direct path; as many are listed by count in the run
@@ -41,11 +44,8 @@ def show() -> None:
     parts.title("Token")
     number = links.number("position")
     if number is None:
-        run = parts.run()
-        parts.run_picker(run)
-        raise parts.NothingYet(
-            "Open a text and click on a token, or give a position in the address: /token?position=…"
-        )
+        _start()
+        return
     at = answers.position(number)
     run = int(at.run_id)
     _check_run(run, number)
@@ -74,6 +74,21 @@ def taken_apart(run: int, at: "pd.Series[Any]") -> None:
     _direct_path(run, at)
 
 
+def _start() -> None:
+    """Show positions to begin with: those whose next token the model predicted worst."""
+    run = parts.run()
+    parts.run_picker(run)
+    frame = answers.hardest(run, PLACES)
+    if frame.empty:
+        raise parts.NothingYet(
+            f"Run {run} has committed no position yet; this page shows it as soon as it has."
+        )
+    st.caption("Open a text and click on a token, write document:token in the search box, or begin here.")
+    parts.heading("Next tokens that were hardest to predict", frame)
+    about = "loss (nats) of the next token; each pair of token and next token once"
+    linked.show(page_neuron.panel(run, frame, "loss", "Largest loss", about), key="hardest")
+
+
 def _check_run(run: int, number: int) -> None:
     wanted = links.number("run")
     if wanted is not None and wanted != run:
@@ -100,23 +115,28 @@ def _where(run: int, at: "pd.Series[Any]") -> None:
     number = int(at.position_id)
     near = answers.asked("neighbours", run=run, document=int(at.document_id), position=number).iloc[0]
     steps = [
-        step("← token before", "token", run, near.before),
+        step("← token before", "token", run, near.before, "ArrowLeft"),
         step("in its text", "text", run, number),
-        step("token after →", "token", run, near.after),
+        step("token after →", "token", run, near.after, "ArrowRight"),
     ]
     before, after = markup.line(at.before), markup.line(at.after)
     text = f'<div class="text">{before}<mark>{markup.placed(at.to_dict())}</mark>{after}</div>'
-    about = f"position {number} · document {at.document_id} · token {at.position} of window {at.window_id}"
+    name = focus.place_name(number)
+    about = f"{name} (document:token) · position {number} · token {at.position} of window {at.window_id}"
     linked.show(f"{text}<p>{' · '.join(filter(None, steps))} · {about}</p>", key="where")
 
 
-def step(label: str, page: str, run: int, position: Any) -> str:
-    """Return a link to a position; an empty string if the position is missing."""
+def step(label: str, page: str, run: int, position: Any, key: str = "") -> str:
+    """Return a link to a position; an empty string if the position is missing.
+
+    key: the key that follows the link while nothing else has the focus
+    """
     if pd.isna(position):
         return ""
     kept = {name: links.text(name) for name in (*choice.STATE, *notation.STATE)} if page == "token" else {}
     href = links.link(page, run=run, position=int(position), **kept)
-    return f'<a class="more" href="{escape(href)}">{label}</a>'
+    pressed = f' data-key="{key}" aria-keyshortcuts="{key}"' if key else ""
+    return f'<a class="more" href="{escape(href)}"{pressed}>{label}</a>'
 
 
 def _prediction(at: "pd.Series[Any]") -> None:
@@ -329,7 +349,7 @@ def _direct_path(run: int, at: "pd.Series[Any]") -> None:
     title = "Next tokens after this token: by the direct path W_E W_U, and in the run"
     parts.table(title, path, columns.DIRECT_PATH)
     if len(agreement):
-        page_overview.agreement(agreement)
+        page_model.agreement(agreement)
 
 
 def _feeds(run: int, number: int) -> None:

@@ -23,6 +23,23 @@ SELECT max(position_id) FILTER (position_id < $position) AS before,
 FROM base.position WHERE run_id = $run AND document_id = $document
   AND position_id BETWEEN $position - 1 AND $position + 1
 
+-- name: place
+-- The number of a position among the positions of its document, from 1 on; their position_ids are consecutive.
+SELECT $position - min(position_id) + 1 AS number FROM base.position WHERE run_id = $run AND document_id = $document
+
+-- name: at_place
+SELECT position_id FROM (
+    SELECT min(position_id) + $number - 1 AS position_id, max(position_id) AS last
+    FROM base.position WHERE run_id = $run AND document_id = $document
+) WHERE $number > 0 AND position_id <= last
+
+-- name: hardest
+-- The positions with the largest loss. A text of a few tokens that is copied again and again has many of them, so each
+-- pair of token and next token is listed once.
+SELECT arg_min(position_id, next_logprob) AS position_id FROM base.position
+WHERE run_id = $run AND next_logprob IS NOT NULL
+GROUP BY token_id, next_token_id ORDER BY min(next_logprob) LIMIT $limit
+
 -- name: fed_neurons
 -- The neurons whose inputs at this position are stored.
 SELECT layer, neuron, pre_activation, activation, closure FROM base.neuron_occurrence
