@@ -19,8 +19,8 @@ os.environ.pop("ANNOTATE_DB", None)  # every test names its store itself
 
 # The files that take longest
 LONG = """ask app_pages bad_input browser checksum circuits cli closure concurrency damaged_files deep
-    effects emergence exact families lake mcp model_identity parts parts_together ray resume special_tokens
-    sweep units_on verify web"""
+    effects emergence exact families keyboard lake mcp model_identity parts parts_together ray resume
+    special_tokens sweep units_on verify web"""
 LONGEST = {f"test_{name}.py" for name in LONG.split()}
 
 

@@ -201,7 +201,7 @@ def test_a_run_says_which_kind_of_model_it_has(family: str, stores: Any, show: S
     printed = " ".join(ask(s, "stats").out.split())
     assert kinds[family] in printed
     assert "Hugging" in printed  # the heading is wrapped
-    assert kinds[family] in html(show("", db=s.path))
+    assert kinds[family] in html(show("model", db=s.path))
     assert s.stats(1).hf_difference[0] == s.runs().hf_difference[0] < 1e-4
 
 

@@ -382,7 +382,7 @@ def test_expand_writes_a_prompts_prediction(ask: Asking) -> None:
 
 def links(shown: str) -> dict[str, dict[str, str]]:
     """The expression's labels that lead somewhere, and the parameters of where."""
-    (written,) = re.findall(r'<div class="written">(.*?)</div>', shown, re.DOTALL)
+    (written,) = re.findall(r'<div class="written"[^>]*>(.*?)</div>', shown, re.DOTALL)
     found = re.findall(r'href="([^"]*)">([^<]*)</a>', written)
     return {label: dict(parse_qsl(urlsplit(html.unescape(href)).query)) for href, label in found}
 

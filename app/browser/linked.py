@@ -97,6 +97,9 @@ function focusHeading() {
     const heading = document.querySelector("h1")
     heading?.setAttribute("tabindex", "-1")
     heading?.focus({ preventScroll: true })
+    // On a busy machine, what was focused may be the old page's heading: then the new one takes its place.
+    const lost = () => heading?.isConnected === false && document.activeElement === document.body
+    once(lost, focusHeading, Date.now() + 5000)
   })
 }
 

@@ -72,9 +72,11 @@ def _options(port: int) -> dict[str, Any]:
         "client.allowedOrigins": [],  # another site that shows the app in a frame cannot send it commands
         "client.showErrorDetails": "none",
         "client.toolbarMode": "viewer",
-        # On Streamlit's own red, a chosen option has too little contrast (WCAG 2 AA).
+        # On Streamlit's own red, a chosen option has too little contrast (WCAG 2 AA); so has its code.
         "theme.light.primaryColor": "#1d5fa8",
         "theme.dark.primaryColor": "#7db4ec",
+        "theme.light.codeTextColor": "#1b5e35",
+        "theme.dark.codeTextColor": "#9fe0b8",
         "client.disableDataExport": True,  # hides Streamlit's CSV download, which may contain formulas
     }
 
