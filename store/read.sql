@@ -198,7 +198,9 @@ SELECT layer, head, toward_next, toward_top, top_source_position_id, top_source_
 FROM heads WHERE position_id = $position_id ORDER BY layer, head
 
 -- name: text_by_loss
-SELECT {token_in_text}, -p.next_logprob AS value FROM positions p {its_passage} WHERE {in_window} ORDER BY p.position_id
+-- The loss of each token, which is in the row of the position before; the first token of a window has none.
+SELECT {token_in_text}, -lag(p.next_logprob) OVER (ORDER BY p.position_id) AS value
+FROM positions p {its_passage} WHERE {in_window} ORDER BY p.position_id
 
 -- name: text_by_neuron
 SELECT {token_in_text}, n.activation AS value FROM positions p {its_passage}

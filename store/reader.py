@@ -218,8 +218,9 @@ class Store(Session):
     def text(self, position_id: int, by: str = "loss") -> Text:
         """Return the text of a position's window with a value for each token; a notebook shows it in colours.
 
-        by: `loss` (nats), the name of a neuron (its activation) or of a head (its direct effect on the next
-        token, in logits). A neuron's activation is known only where it is stored; `frame` has the values.
+        by: `loss` (nats) of the token itself, the name of a neuron (its activation) or of a head (its direct
+        effect on the next token, in logits). A neuron's activation is known only where it is stored; `frame`
+        has the values.
 
         Raises:
             NoSuchPosition, NoSuchUnit: the store has no such position, or the model no such neuron or head.
@@ -231,7 +232,7 @@ class Store(Session):
             window = {"first": first, "last": first + longest, "window": int(at.window_id)}
             if by == "loss":
                 found = self.question("text_by_loss", run, **window).ask()
-                return Text(found, int(position_id), "loss (nats)", False)
+                return Text(found, int(position_id), "loss of the token (nats)", False)
             unit = self.unit(by, run)
             number = {"layer": unit.layer, "unit": unit.number}
             found = self.question(f"text_by_{unit.kind}", run, **window, **number).ask()

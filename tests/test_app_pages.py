@@ -68,9 +68,17 @@ def test_the_overview_shows_three_findings(show: Show, two_steps: Path) -> None:
 
 def test_text_has_a_link_for_every_token(show: Show, two_steps: Path) -> None:
     test = show("text", run=1, document=0)
-    tokens = store.open(two_steps).sql("FROM positions WHERE run_id = 1 AND document_id = 0")
+    tokens = store.open(two_steps).sql(
+        "FROM positions WHERE run_id = 1 AND document_id = 0 ORDER BY position_id"
+    )
     found = re.findall(r'href="/token\?run=1&amp;position=(\d+)"', html(test))
-    assert [int(number) for number in found] == sorted(tokens.position_id)
+    # Coloured by loss, a token leads to its prediction, from the position before; by entropy, to its own.
+    predicted = tokens.next_logprob.shift().notna()
+    assert [int(number) for number in found] == [*(tokens.position_id - predicted)]
+    found = re.findall(
+        r'href="/token\?run=1&amp;position=(\d+)"', html(show("text", run=1, colour="entropy"))
+    )
+    assert [int(number) for number in found] == [*tokens.position_id]
 
 
 def test_a_neurons_page_says_what_its_weights_say(show: Show, two_steps: Path) -> None:
@@ -134,7 +142,7 @@ def test_a_tokens_page_has_its_direct_path(show: Show, two_steps: Path) -> None:
     ("parameters", "legend"),
     [
         ({"colour": "loss"}, "loss (nats)"),
-        ({"colour": "rank"}, "rank, 1 is the top prediction"),
+        ({"colour": "rank"}, "rank of the token, 1 is the top prediction"),
         ({"colour": "entropy"}, "entropy (nats)"),
         ({"colour": "lens"}, "layer from which the lens gives the top prediction"),
         ({"colour": "neuron", "neuron": "l2n7"}, "activation of L2N7"),
@@ -150,6 +158,23 @@ def test_text_is_coloured_by_what_the_address_says(
     show: Show, parameters: dict[str, Any], legend: str
 ) -> None:
     assert legend in html(show("text", run=2, **parameters))
+
+
+def test_colouring_by_loss_marks_the_token_that_was_hard_to_predict(show: Show, two_steps: Path) -> None:
+    rows = store.open(two_steps).sql(
+        "SELECT position_id, next_logprob FROM positions WHERE run_id = 1 AND document_id = 1 ORDER BY 1"
+    )
+    hardest = rows.loc[rows.next_logprob.idxmin()]
+    coloured = show("text", run=1, document=1, colour="loss", position=int(hardest.position_id) + 1)
+    token = r'<a href="[^"]*position=(\d+)" class="(\w*)" style="([^"]*)" title="([^"]*)"'
+    shown = re.findall(token, html(coloured))
+    [(predicted_at, _, style, hover)] = [a for a in shown if a[1] == "here"]
+    assert int(predicted_at) == hardest.position_id, "a click shows the prediction of the token"
+    assert f"loss: {-hardest.next_logprob:.3f}" in hover
+    assert style == max(
+        (a[2] for a in shown), key=lambda style: float(re.findall(r"[\d.]+", style or "0")[-1])
+    )
+    assert shown[0][2] == "", "nothing predicted the first token"
 
 
 @pytest.mark.parametrize(("colour", "name"), [("neuron", "L2N7"), ("head", "L1H2")])

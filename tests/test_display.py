@@ -3,6 +3,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_a_text_is_that_of_the_window_with_the_values_of_the_store(db: Path) -> 
         neurons = dict(sql(db, f"SELECT position_id, activation FROM neurons {one.format(1, 'neuron', 7)}"))
         heads = dict(sql(db, f"SELECT position_id, toward_next FROM heads {one.format(0, 'head', 1)}"))
     values = {
-        "loss": {row[0]: None if row[3] is None else -row[3] for row in rows},
+        "loss": {rows[0][0]: None} | {after[0]: -before[3] for before, after in pairwise(rows)},
         "L1N7": {row[0]: neurons.get(row[0]) for row in rows},
         "L0H1": {row[0]: heads.get(row[0]) for row in rows},
     }

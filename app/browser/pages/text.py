@@ -22,24 +22,29 @@ TOKENS = 1500  # maximum number of tokens on a page: a browser can draw this man
 BEFORE = 300  # number of tokens that are shown before the position that the URL names
 DOCUMENTS = 200  # maximum number of documents in the box in which the user selects a document
 COLOURS = {
-    "loss": "loss", "rank": "rank of the next token", "entropy": "entropy of the prediction",
+    "loss": "loss of the token", "rank": "rank of the token", "entropy": "entropy of the next prediction",
     "neuron": "a neuron's activation", "head": "a head's direct effect",
     "attn": "the direct effect of a layer's attention", "mlp": "the direct effect of a layer's MLP",
     "lens": "lens agreement: the layer from which the lens gives the top prediction",
-    "learned": "step at which the next token is learned",
+    "learned": "step at which the token is learned",
 }  # fmt: skip
 TOWARD = {"next": "on the next token", "top": "on the top prediction"}
 
 
 @dataclass(frozen=True)
 class Coloured:
-    """Values that colour a text, by position_id. `without` returns the hover text for a missing value."""
+    """Values that colour a text, by position_id. `without` returns the hover text for a missing value.
+
+    of_prediction: each value is about how its token was predicted, from the position before; the token then
+    links to that position
+    """
 
     values: dict[int, float]
     scale: markup.Scale
     name: str
     frame: pd.DataFrame
     without: Callable[[int], str] = lambda position_id: "—"
+    of_prediction: bool = False
 
 
 def show() -> None:
@@ -52,14 +57,14 @@ def show() -> None:
         raise parts.NothingYet(f"Run {run} has not reached document {document['document_id']}.")
     first, last = _window(document)
     coloured = coloured_by([*COLOURS], run, first, last)
-    tokens = answers.asked("tokens", run=run, first=first, last=last)
+    tokens = _tokens(run, first, last)
     with st.container(horizontal=True, vertical_alignment="center"):
         linked.show(coloured.scale.legend(), key="legend")
         parts.data("values", {"values": coloured.frame})
         _hits(run, first)
     _pages(run, document, first, last)
     here = links.number("position")
-    linked.show(running(run, tokens, coloured, here, scroll=True), key=f"text {run} {first}")
+    linked.show(running(run, tokens, coloured, here, first), key=f"text {run} {first}")
     _pages(run, document, first, last, below=True)
 
 
@@ -187,7 +192,7 @@ def coloured_by(quantities: Sequence[str], run: int, first: int, last: int) -> C
     if colour == "lens":
         return _settled(run, first, last)
     if colour == "learned":
-        return _learned(first, last)
+        return _learned(run, first, last)
     with middle:
         which = _which(run, colour)
     if colour == "neuron":
@@ -217,12 +222,15 @@ def _which(run: int, colour: str) -> str:
 
 
 def _prediction(run: int, colour: str, first: int, last: int) -> Coloured:
-    frame = answers.asked("tokens", run=run, first=first, last=last)
-    unit = {"loss": "loss (nats)", "rank": "rank, 1 is the top prediction", "entropy": "entropy (nats)"}[
-        colour
-    ]
+    """Colour each token by its loss or rank, or by the entropy of the prediction after it."""
+    frame = _tokens(run, first, last)
+    values = _by_position(frame, colour)
+    if colour == "entropy":
+        scale = markup.scale(frame.entropy, "entropy (nats) of the prediction after the token")
+        return Coloured(values, scale, "entropy", frame)
+    unit = {"loss": "loss (nats) of the token", "rank": "rank of the token, 1 is the top prediction"}[colour]
     scale = markup.scale(frame[colour], unit, log=colour == "rank")
-    return Coloured(_by_position(frame, colour), scale, colour, frame)
+    return Coloured(_of_token(values), scale, colour, frame, of_prediction=True)
 
 
 def _settled(run: int, first: int, last: int) -> Coloured:
@@ -234,11 +242,22 @@ def _settled(run: int, first: int, last: int) -> Coloured:
     return Coloured(_by_position(frame, "settled"), scale, "lens agrees from layer", frame)
 
 
-def _learned(first: int, last: int) -> Coloured:
-    frame = answers.learned(first, last)
-    unit = "step by which the loss has fallen by half; pale text: it falls by less than 1 nat"
+def _learned(run: int, first: int, last: int) -> Coloured:
+    frame = answers.learned(int(_tokens(run, first, last).position_id.iloc[0]), last)
+    unit = "step by which the loss of the token has fallen by half; pale text: it falls by less than 1 nat"
     scale = markup.scale(frame.step, unit, log=True)
-    return Coloured(_by_position(frame, "step"), scale, "learned at step", frame, lambda _: "not learned")
+    values = _of_token(_by_position(frame, "step"))
+    return Coloured(
+        values, scale, "learned at step", frame, lambda _: "not learned", of_prediction=True
+    )  # fmt: skip
+
+
+def _of_token(values: dict[int, float]) -> dict[int, float]:
+    """Return values about next tokens by the position_id of those tokens, without missing values.
+
+    A next token is the next position of the same document.
+    """
+    return {position + 1: value for position, value in values.items() if not math.isnan(value)}
 
 
 def _neuron(run: int, which: str, first: int, last: int) -> Coloured:
@@ -290,26 +309,39 @@ def _by_position(frame: pd.DataFrame, column: str) -> dict[int, float]:
 # The text -----------------------------------------------------------------------------------------
 
 
-def running(
-    run: int, tokens: pd.DataFrame, coloured: Coloured, here: int | None, *, scroll: bool = False
-) -> str:
-    """Return a text as HTML: coloured tokens, each a link to the prediction after that token."""
+def _tokens(run: int, first: int, last: int) -> pd.DataFrame:
+    """Return the tokens of a page and the one before it, whose row has the prediction of the first token."""
+    return answers.asked("tokens", run=run, first=max(0, first - 1), last=last)
 
-    texts = dict(zip(tokens.position_id, tokens.text, strict=True))
+
+def running(
+    run: int, tokens: pd.DataFrame, coloured: Coloured, here: int | None, first: int | None = None
+) -> str:
+    """Return a text as HTML: coloured tokens, each a link to the prediction after it, or of it.
+
+    first: the first position_id that is drawn; the page then scrolls to the position `here`
+    """
+    rows = {int(row["position_id"]): row for row in tokens.to_dict("records")}
 
     def value(row: markup.Row) -> float | None:
         return coloured.values.get(row["position_id"])
 
+    def of(row: markup.Row) -> int:
+        """Return the position whose prediction a token shows."""
+        number = int(row["position_id"])
+        return number - 1 if coloured.of_prediction and number in coloured.values else number
+
     def hover(row: markup.Row) -> str:
-        known = value(row)
+        known, number = value(row), of(row)
         missing = known is None or math.isnan(known)
         amount = coloured.without(row["position_id"]) if missing else f"{known:.3f}"
-        predicted = prediction(row, texts.get(row["position_id"] + 1))
-        return f"{coloured.name}: {amount}\n{predicted}\nposition {row['position_id']}"
+        predicted = prediction(rows[number], rows.get(number + 1, {}).get("text"))
+        return f"{coloured.name}: {amount}\n{predicted}\nposition {number}"
 
     return markup.text(
-        tokens.to_dict("records"), value=value, colours=coloured.scale, hover=hover,
-        href=lambda row: links.link("token", run=run, position=row["position_id"]), here=here, scroll=scroll,
+        [row for number, row in rows.items() if number >= (first or 0)], value=value, colours=coloured.scale,
+        hover=hover, href=lambda row: links.link("token", run=run, position=of(row)), here=here,
+        scroll=first is not None,
     )  # fmt: skip
 
 
