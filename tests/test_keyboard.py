@@ -169,3 +169,17 @@ def test_after_fast_steps_the_page_is_that_of_the_address(page: Any) -> None:
     position = parameters(page)["position"]
     assert int(position) > 300
     playwright.expect(page.get_by_text(f"position {position} ·")).to_be_visible()
+
+
+def test_the_index_of_sections_stays_in_view_and_leads_to_them(page: Any) -> None:
+    page.goto("/token?run=1&position=300")
+    title(page, "Token")
+    quiet(page)
+    index = page.get_by_role("navigation", name="Sections of this page")
+    button = index.get_by_role("button", name="Logit lens", exact=True)
+    button.focus()
+    page.keyboard.press("Enter")
+    assert focused(page) == "h3 Logit lens"
+    playwright.expect(index).to_be_in_viewport(ratio=1)
+    playwright.expect(page.locator("h3", has_text="Logit lens")).to_be_in_viewport(ratio=1)
+    playwright.expect(page.locator("h1")).not_to_be_in_viewport()

@@ -6,6 +6,7 @@ import shutil
 from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -16,7 +17,7 @@ from annotate_transformer.app.browser.pages import token as page_token
 from annotate_transformer.ingest.interventions.unit_effects import Plan, measure
 from annotate_transformer.ingest.live.runner import ModelRunner
 from annotate_transformer.store.names import neuron_name
-from pages import Show, html, titles
+from pages import Show, html, navigation, titles
 
 PLACE = {"run": 2, "position": 1_000_000_000_777}
 PLAN = Plan(sample=5, seed=0, replaced_by="zero", exact=2)
@@ -90,9 +91,35 @@ def test_a_neuron_is_ablated_by_a_click(show: Show, two_steps: Path) -> None:
     assert "has no neuron L9N1" in html(wrong)
 
 
-def test_the_decomposition_comes_before_the_likeliest_tokens(show: Show, two_steps: Path) -> None:
-    found = titles(show("token", two_steps, **PLACE, **OTHER))
-    assert found.index("The logit as a sum of components") < found.index("Most likely next tokens")
+def test_the_likeliest_tokens_are_targets_and_can_be_subtracted(show: Show, two_steps: Path) -> None:
+    plain = html(show("token", two_steps, **PLACE))
+    assert "Show the most likely next tokens</a>: the run&#x27;s model reads the window again" in plain
+    found = ingest.open(two_steps).likeliest(PLACE["position"])
+    test = show("token", two_steps, **PLACE, likely=1)
+    [listed] = re.findall('<ul class="choices">(.*?)</ul>', html(test))
+    assert [float(p) for p in re.findall(r"</a> ([\d.e-]+) <a", listed)] == pytest.approx(
+        found.probability.tolist(), abs=6e-4
+    )
+    hrefs = [unescape(href) for href in re.findall('href="([^"]*)"', listed)]
+    asked = [dict(parse_qsl(urlsplit(href).query)) for href in hrefs]
+    place = {"run": "2", "position": str(PLACE["position"]), "likely": "1", "toward": "other"}
+    for token, of, minus in zip(found.token, asked[::2], asked[1::2], strict=True):
+        assert of == place | {"of": token}
+        assert minus == place | {"of": "next", "minus": token}
+    test = show("token", two_steps, **asked[3])
+    logit = ingest.open(two_steps).expression(PLACE["position"], "next", found.token[1]).logit
+    next_logit = store.open(two_steps).position(PLACE["position"]).next_logit
+    assert logit == pytest.approx(next_logit - found.logit[1], abs=1e-4)
+    assert "Most likely next tokens" in titles(test)
+
+
+def test_the_index_lists_the_sections_in_their_order(show: Show, two_steps: Path) -> None:
+    test = show("token", two_steps, **PLACE, likely=1)
+    [index] = re.findall('<nav aria-label="Sections of this page".*?</nav>', navigation(test), re.DOTALL)
+    listed = [unescape(title) for title in re.findall("<button data-section>(.*?)</button>", index)]
+    shown = [title for title in titles(test) if title in listed]
+    assert listed == shown and listed[0] == "Most likely next tokens"
+    assert "Sections of this page" not in navigation(show("sql", two_steps))
 
 
 @pytest.mark.parametrize(("page", "unit"), [("neuron", "L3N7"), ("head", "L3H2")])

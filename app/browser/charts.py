@@ -63,7 +63,8 @@ def waterfall(components: pd.DataFrame, toward: str, logit: float) -> Chart:
     bars = {
         "mark": {"type": "bar", "height": {"band": 0.75}},
         "encoding": {
-            "x": _number("start", title),
+            # The padding keeps the numbers beside the bars within the chart.
+            "x": _number("start", title, scale={"padding": 45, "nice": False}),
             "x2": {"field": "end"},
             "color": {"field": "kind", "type": "nominal", "scale": kinds, "legend": None},
         },

@@ -30,6 +30,7 @@ export default function ({ data, parentElement }) {
       event.preventDefault()
       follow(link.getAttribute("href"))
     } else if (event.target.closest("th button")) sort(event.target.closest("th"))
+    else if (event.target.closest("[data-section]")) goTo(event.target.closest("[data-section]").textContent)
   }
   root.onkeydown = move
   for (const group of root.querySelectorAll(GROUPS)) {
@@ -90,6 +91,14 @@ function follow(href) {
   window.dispatchEvent(new PopStateEvent("popstate"))
   main().scrollTo(0, 0)
   focusHeading()
+}
+
+// Scroll to a section of the page, and move the focus there.
+function goTo(title) {
+  const heading = [...main().querySelectorAll("h3")].find((other) => other.textContent === title)
+  heading?.scrollIntoView({ block: "start" })
+  heading?.setAttribute("tabindex", "-1")
+  heading?.focus({ preventScroll: true })
 }
 
 function focusHeading() {
@@ -189,6 +198,12 @@ u { text-decoration: none; background: rgba(217, 95, 14, 0.45); border-radius: 2
 .grid th { padding: 0 0.5rem; vertical-align: middle; }
 .grid td a:hover { outline: 2px solid var(--st-primary-color); text-decoration: none; }
 ul { list-style: none; margin: 0; padding: 0; } li { overflow-wrap: anywhere; padding: 0.1rem 0; }
+.choices { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; } .choices a { color: var(--st-link-color); }
+.sections { background: var(--st-background-color); display: flex; gap: 1rem; font-size: 0.8rem;
+            padding: 0.3rem 0; overflow-x: auto; white-space: nowrap; }
+.sections button { all: unset; cursor: pointer; color: var(--st-link-color); text-decoration: underline;
+                   text-underline-offset: 0.15em; }
+.sections button:focus-visible { outline: 2px solid var(--st-primary-color); }
 .path { font-size: 0.8rem; } .path span { opacity: 0.8; }
 .facts { display: flex; flex-wrap: wrap; gap: 0.4rem 2rem; }
 .facts div { display: flex; flex-direction: column; }

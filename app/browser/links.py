@@ -55,6 +55,11 @@ def on_model(model: str) -> Iterator[None]:
         _model.reset(token)
 
 
+def is_on_prompt() -> bool:
+    """Return whether the page Prompt is shown: its model is already loaded."""
+    return _prompt.get() is not None
+
+
 def link(page: str, **what: Any) -> str:
     """Return the URL of a page; parameters that are None are left out.
 

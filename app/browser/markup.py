@@ -17,7 +17,7 @@ import pandas as pd
 
 from annotate_transformer.app.browser.links import link
 from annotate_transformer.app.present.columns import Column, Columns
-from annotate_transformer.app.present.words import in_text, one_line, signed, visible
+from annotate_transformer.app.present.words import chance, in_text, one_line, signed, visible
 from annotate_transformer.store.display import AMOUNT, DARKEST, LOWERS, RAISES
 from annotate_transformer.store.names import head_name, neuron_name
 from annotate_transformer.store.notation import Term, Written
@@ -435,10 +435,31 @@ def _heat(row: Row, value: str, colours: Scale, href: str) -> str:
     return f'<td style="{colours.colour(row[value])}">{inner}</td>'
 
 
-def ways(steps: dict[str, str]) -> str:
-    """Return a line of links as HTML. `steps` maps the label of each link to its URL."""
+def ways(steps: dict[str, str], about: str = "") -> str:
+    """Return a line of links as HTML, and a text after them. `steps` maps each link's label to its URL."""
     shown = (f'<a class="more" href="{escape(href)}">{escape(words)}</a>' for words, href in steps.items())
-    return f"<p>{' · '.join(shown)}</p>"
+    return f"<p>{' · '.join(shown)}{escape(about)}</p>"
+
+
+def choices(frame: pd.DataFrame, of: Callable[[Row], str], minus: Callable[[Row], str]) -> str:
+    """Return tokens with their probabilities as HTML, side by side.
+
+    of: returns the URL of the link on a token; minus: returns the URL of the link on the minus beside it
+    """
+    shown = "".join(
+        f'<li><a class="token" href="{escape(of(row))}" title="take its logit apart: {row["logit"]:+.3f}">'
+        f"{token(row['token'])}</a> {chance(row['probability'])} "
+        f'<a class="more" href="{escape(minus(row))}" title="minus its logit" '
+        f'aria-label="minus the logit of {escape(visible(row["token"]))}">−</a></li>'
+        for row in frame.to_dict("records")
+    )
+    return f'<ul class="choices">{shown}</ul>'
+
+
+def sections(headings: Iterable[str]) -> str:
+    """Return the index of a page's sections as HTML: a button for each heading, which scrolls to it."""
+    shown = "".join(f"<button data-section>{escape(heading)}</button>" for heading in headings)
+    return f'<nav aria-label="Sections of this page" class="sections">{shown}</nav>'
 
 
 def facts(values: Mapping[str, str]) -> str:

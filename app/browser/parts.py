@@ -1,12 +1,13 @@
 """Elements that several pages share: the run picker, choices kept in the URL, tables, badges."""
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import streamlit as st
@@ -19,15 +20,30 @@ from annotate_transformer.store import AnnotateError, NoSuchRun, writer
 from annotate_transformer.store.display import AMOUNT, LOWERS
 from annotate_transformer.store.names import parse, unit_name
 
+SECTIONS = 5  # a page with as many sections has an index of them
 # COMPACT: CSS that makes margins smaller, because Streamlit's own margins take a third of a small screen.
 COMPACT = """<style>
 .stMainBlockContainer { padding: 3.5rem 2rem 4rem; }
 .stMainBlockContainer h1 { font-size: 1.6rem; padding: 0; }
-.stMainBlockContainer h3 { font-size: 1.1rem; padding: 0; }
+.stMainBlockContainer h3 { font-size: 1.1rem; padding: 0; scroll-margin-top: 6rem; }
+:has(> .st-key-sections) { position: sticky; top: 3.3rem; z-index: 99; }
 [data-testid="stSidebarHeader"] { height: 2.5rem; }
 [data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] * { opacity: 1; }
 [data-testid="stCaptionContainer"] code { color: inherit; }
 </style>"""
+
+
+class Page(NamedTuple):
+    """What the page that is shown has so far: the place of its index, and the headings of its sections.
+
+    A list among the headings holds those of a place that is filled later.
+    """
+
+    index: Any
+    headings: list[Any]
+
+
+_page: ContextVar[Page | None] = ContextVar("_page", default=None)
 
 
 class NothingYet(AnnotateError):
@@ -171,6 +187,36 @@ def title(text: str) -> None:
     """Show a page's title. `text` is rendered as Markdown, so it must not come from a corpus."""
     st.html(COMPACT)
     st.title(text, anchor=False)
+    _page.set(Page(st.container(key="sections"), []))
+
+
+def sections() -> None:
+    """Show the index of the page's sections below its title, where it stays in view."""
+    page = _page.get()
+    if page is None:
+        return
+    headings = [text for each in page.headings for text in ([each] if isinstance(each, str) else each)]
+    if len(headings) >= SECTIONS:
+        with page.index:
+            linked.show(markup.sections(headings), key="section index")
+
+
+def later() -> Callable[[], AbstractContextManager[None]]:
+    """Reserve a place on the page, and return a context manager in which elements go there."""
+    place, page, headings = st.container(), _page.get(), list[Any]()
+    if page is not None:
+        page.headings.append(headings)
+
+    @contextmanager
+    def filling() -> Iterator[None]:
+        token = _page.set(page and Page(page.index, headings))
+        try:
+            with place:
+                yield
+        finally:
+            _page.reset(token)
+
+    return filling
 
 
 def title_of_unit(kind: str) -> None:
@@ -183,10 +229,17 @@ def title_of_unit(kind: str) -> None:
 def heading(text: str, frame: pd.DataFrame | None = None, **more: pd.DataFrame) -> None:
     """Show a heading. For a frame, also show whether it is exact, and a button with downloads and SQL."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader(text, anchor=False, width="content")
+        subheading(text)
         if frame is not None:
             badge(frame)
             data(text, {text: frame} | more)
+
+
+def subheading(text: str) -> None:
+    """Show the heading of a section by itself, and list it in the index of the page's sections."""
+    st.subheader(text, anchor=False, width="content")
+    if (page := _page.get()) is not None:
+        page.headings.append(text)
 
 
 def badge(frame: pd.DataFrame) -> None:

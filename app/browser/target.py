@@ -1,6 +1,7 @@
 """Choose the logit whose terms a page shows: a section of the pages Token and Prompt.
 
-URL parameters: `toward`, which is next, top, or other; for other, `of` and `minus`, the texts of tokens.
+URL parameters: `toward`, which is next, top, or other; for other, `of` and `minus`, the texts of tokens;
+`likely`, which is 1 if the page shows the most likely next tokens.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ NAMES = {
     "top": "the model's top prediction",
     "other": "another token, or a difference",
 }
-STATE = ("toward", "of", "minus")
+STATE = ("toward", "of", "minus", "likely")
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,28 @@ def _put(of: str, minus: str) -> None:
             links.put(**{name: None})
 
 
-def likeliest(at: "pd.Series[Any]") -> None:
-    """Show the most likely next tokens; a click on a token makes it the target."""
-    number, run = int(at.position_id), int(at.run_id)
-    frame = answers.likeliest(number)
+def likeliest(at: "pd.Series[Any]", target: Target) -> None:
+    """Show the most likely next tokens, if the model runs anyway or the URL asks for them; else offer them.
 
-    def link(row: markup.Row) -> str:
-        return links.link("token", run=run, position=number, toward="other", of=row["token"])
+    A click on a token makes it the target; a click on the minus beside it subtracts the token's logit.
+    """
+    run, position = int(at.run_id), int(at.position_id)
+    here = {"run": run, "position": position} | {name: links.text(name) for name in STATE}
+    if not (target.computed or links.is_on_prompt() or links.text("likely")):
+        way = {"Show the most likely next tokens": links.link("token", **here | {"likely": 1})}
+        linked.show(
+            markup.ways(way, ": the run's model reads the window again, and is loaded the first time"),
+            key="likely",
+        )
+        return
+    with st.spinner("The run's model reads the window again; the first time also loads the model …"):
+        frame = answers.likeliest(position)
 
-    parts.table("Most likely next tokens", frame, columns.LIKELIEST, links={"token": link})
+    def of(row: markup.Row) -> str:
+        return links.link("token", **here | {"toward": "other", "of": row["token"], "minus": None})
+
+    def minus(row: markup.Row) -> str:
+        return links.link("token", **here | {"toward": "other", "of": target.name, "minus": row["token"]})
+
+    parts.heading("Most likely next tokens", frame)
+    linked.show(markup.choices(frame, of, minus), key="likely")

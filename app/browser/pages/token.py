@@ -59,9 +59,8 @@ def taken_apart(run: int, at: "pd.Series[Any]") -> None:
     """Show a prediction, the terms of its logit, and the position's effects on later predictions."""
     number, target = int(at.position_id), choice.chosen(at)
     _prediction(at)
+    likeliest = parts.later()  # filled last, because the model may have to be loaded
     _components(at, target)
-    if target.computed:
-        choice.likeliest(at)
     notation.show(run, number, target.name, target.minus)
     known = totals.of(at, target)
     _heads(run, at, target, known)
@@ -72,6 +71,8 @@ def taken_apart(run: int, at: "pd.Series[Any]") -> None:
     _lens(run, number)
     _sends(run, number, "toward_next" if target.column == "toward_next" else "toward_top")
     _direct_path(run, at)
+    with likeliest():
+        choice.likeliest(at, target)
 
 
 def _start() -> None:
@@ -156,7 +157,7 @@ def _components(at: "pd.Series[Any]", target: Target) -> None:
     else:
         logit, closure = float(at[f"{target.name}_logit"]), float(at[f"closure_{target.name}"])
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader("The logit as a sum of components", anchor=False, width="content")
+        parts.subheading("The logit as a sum of components")
         st.badge(
             f"sums to the logit within {closeness(closure)}", color="green",
             help="Closure error: sum of the terms minus the logit, in logits. An ingest stops if this "

@@ -34,6 +34,7 @@ def main() -> None:
     except AnnotateError as error:
         parts.sentence(error)
     else:
+        parts.sections()
         focus.remember(name, modules[name])
 
 
