@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pandas as pd
 
-from annotate_transformer.store import contrasts
+from annotate_transformer.store import contrasts, patterns
 from annotate_transformer.store.ablations import REPLACEMENTS, Ablating, names_of
 from annotate_transformer.store.computed import (
     STORED,
@@ -344,6 +344,37 @@ class Store(Session):
         """
         not_negative({"k": k})
         return Reading(self, self.runner, self.position(position_id)).likeliest(k)
+
+    def lens(self, position_id: int, k: int = 5, tokens: int = 16) -> pd.DataFrame:
+        """Return the logit lens: the next tokens that each layer's residual stream predicts.
+
+        The run's model computes it, also for a run without `--lens`. Columns: layer, position_id, rank,
+        token_id, token, logprob (nats).
+
+        k: number of tokens per layer and position; tokens: number of tokens of the window, up to the position
+
+        Raises:
+            NoModel: the store was opened without models.
+        """
+        not_negative({"k": k})
+        return patterns.lens(Reading(self, self.runner, self.position(position_id)), k, tokens)
+
+    def attention(self, position_id: int, name: str | None = None, tokens: int = 48) -> pd.DataFrame:
+        """Return the attention pattern of a head, or of all heads, over the tokens up to a position.
+
+        The run's model computes it. A row is a destination (position_id) with one of its sources, and has
+        attention (probability) and toward_next (direct effect from this source on the destination's next
+        token, in logits; NaN where there is none).
+
+        name: a head; None for all heads; tokens: number of tokens of the window, up to the position
+
+        Raises:
+            NoModel: the store was opened without models.
+            NoSuchUnit: the model has no head of this name.
+        """
+        at = self.position(position_id)
+        head = None if name is None else self.head(name, run=int(at.run_id))
+        return patterns.attention(Reading(self, self.runner, at), head, tokens)
 
     def ablate(
         self,

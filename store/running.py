@@ -192,6 +192,26 @@ class Moved:
         return float(self.values.sum() + self.neurons.sum()) - self.term
 
 
+class LensTop(NamedTuple):
+    """The most likely next tokens by each layer's residual stream, in arrays of shape (layer, token, rank).
+
+    ids: token ids; logprobs: log-probabilities, in nats
+    """
+
+    ids: NDArray[np.int64]
+    logprobs: Values
+
+
+class Patterns(NamedTuple):
+    """Attention patterns of all heads; the arrays have shape (layer, head, destination, source).
+
+    attention: attention probabilities; toward_next: direct effects on the destination's next token, in logits
+    """
+
+    attention: Values
+    toward_next: Values
+
+
 @dataclass(frozen=True)
 class Patching:
     """The activations that are copied from the forward pass of one prompt into that of another.
@@ -241,6 +261,14 @@ class Runner(Protocol):
 
     def likeliest(self, about: "pd.Series[Any]", tokens: Sequence[int], k: int) -> pd.DataFrame:
         """Return the k most likely next tokens: token_id, token, logit (centred) and probability."""
+
+    def lens(self, about: "pd.Series[Any]", tokens: Sequence[int], last: int, k: int) -> LensTop:
+        """Return the k most likely next tokens by each layer, at the last `last` tokens."""
+
+    def patterns(
+        self, about: "pd.Series[Any]", tokens: Sequence[int], last: int, next_ids: Sequence[int | None]
+    ) -> Patterns:
+        """Return the attention of all heads between the last `last` tokens, whose next tokens are given."""
 
     def ablate(
         self,

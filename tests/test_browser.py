@@ -3,6 +3,7 @@
 With ANNOTATE_PICTURES=1 in the environment each page is also saved as docs/pictures/PAGE.png.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -128,6 +129,27 @@ def test_hovering_tells_the_numbers(page: Any) -> None:
     title(page, "Text")
     told = page.locator(".text a").nth(5).get_attribute("title")
     assert re.search(r"loss: \d+\.\d{3}\nnext .* \(p 0\.\d{3}, rank \d+\); top prediction", told)
+
+
+def test_the_pointer_on_a_token_shows_its_attention(page: Any) -> None:
+    page.goto("/token?run=1&position=300&pattern=L1H2")
+    title(page, "Token")
+    box = page.locator(".pattern")
+    tokens, told = box.locator(".text a"), box.locator("output")
+    rows = json.loads(box.get_attribute("data-rows"))
+    tokens.nth(20).hover()
+    source = max(range(21), key=lambda j: rows[20][j])
+    playwright.expect(told).to_contain_text(f"{20 - source} token")
+    playwright.expect(told).to_contain_text(f": {rows[20][source]:.3f}")
+    shade = "token => +token.style.background.split(',').at(-1).replace(')', '')"
+    largest = float(box.get_attribute("data-largest"))
+    for j in (3, 19, 25):
+        value = rows[20][j] if j <= 20 else rows[j][20]
+        assert tokens.nth(j).evaluate(shade) == pytest.approx(0.65 * value / largest, abs=0.01)
+    picture = box.locator("img")
+    side = picture.bounding_box()["width"] / len(rows)
+    picture.hover(position={"x": 5.5 * side, "y": 30.5 * side})
+    playwright.expect(told).to_contain_text(f"25 tokens back: {rows[30][5]:.3f}")
 
 
 @pytest.mark.soak

@@ -108,7 +108,7 @@ def test_any_tokens_terms_sum_to_the_logit(
 def test_its_links_stay_on_the_page_or_lead_to_the_run(show: Show) -> None:
     test = show("prompt", run=1, text=f" {PROMPT} ", at=2, toward="top", colour="entropy")
     assert addresses(test, "token") == []
-    places = addresses(test, "prompt")
+    places = [place for place in addresses(test, "prompt") if "of" not in place]  # but for other targets
     kept = {"run": "1", "text": f" {PROMPT} ", "toward": "top", "colour": "entropy"}
     assert all(place.items() >= kept.items() for place in places)
     last = max(int(place["at"]) for place in places)

@@ -126,7 +126,8 @@ STORE_IN_INGEST = {  # by the file that imports it
     "ablate.py": {"store.running"}, "patch.py": {"store.running"},
     "unit_effects.py": {"store.means", "store.writer"},
     "contrasts.py": {"store.running", "store.writer"},
-    "head_scores.py": {"store.running"}, "moved.py": {"store.running"}, "inputs.py": {"store.running"},
+    "head_scores.py": {"store.running"}, "patterns.py": {"store.running"},
+    "moved.py": {"store.running"}, "inputs.py": {"store.running"},
     "ioi.py": {"store.names", "store.running"}, "induction_heads.py": {"store.names"},
     "prompt.py": {"store.errors"}, "next_token_scores.py": {"store"},
     "deep.py": {

@@ -10,6 +10,7 @@
     markup.py       tokens, contexts and tables as HTML; all text of a corpus is escaped here
     target.py       the choice of the logit that is taken apart; total effects of heads
     notation.py     the logit written as a sum of terms
+    patterns.py     the logit lens and attention patterns over a stretch of text; grids.py: their HTML
     charts.py       charts
     linked.py       the only Streamlit component: shows HTML, follows links without a reload, sorts tables
 

@@ -41,6 +41,40 @@ export default function ({ data, parentElement }) {
   const here = root.querySelector("[data-scroll]")
   if (here) here.scrollIntoView({ block: "center" })
   if (root.querySelector("[data-key]")) steps = root
+  root.querySelectorAll(".pattern").forEach(attend)
+}
+
+// The pointer or the focus on a token, or the pointer on a cell of the picture, colours the tokens of an
+// attention pattern: those before it by what it takes from them, those after it by what they take from it.
+function attend(box) {
+  const [rows, hues, largest] = ["rows", "hues", "largest"].map((name) => JSON.parse(box.dataset[name]))
+  const [told, picture] = [box.querySelector("output"), box.querySelector("img")]
+  const tokens = [...box.querySelectorAll("a")]
+  const name = (i) => `“${tokens[i].textContent}”`
+  const value = (to, from) => rows[to][from] ?? 0
+  const colour = (i) => tokens.forEach((token, j) => {
+    const found = value(Math.max(i, j), Math.min(i, j))
+    token.style.background = `rgba(${hues[+(found < 0)]}, ${(0.65 * Math.abs(found)) / (largest || 1)})`
+    token.classList.toggle("here", i === j)
+  })
+  const tell = (to, from) => {
+    colour(to)
+    const back = `${to - from} token${to - from === 1 ? "" : "s"} back`
+    const earlier = 1 - rows[to].reduce((sum, found) => sum + found, 0)
+    const more = hues[0] === hues[1] && earlier > 0.0005 ? `; from earlier tokens: ${earlier.toFixed(3)}` : ""
+    const amount = rows[to][from]?.toFixed(3) ?? "not known"
+    told.textContent = `${name(to)} from ${name(from)}, ${back}: ${amount}${more}`
+  }
+  const isLarger = (to, j, best) => Math.abs(value(to, j)) > Math.abs(value(to, best))
+  const largestOf = (to) => rows[to].reduce((best, _, j) => (isLarger(to, j, best) ? j : best), 0)
+  tokens.forEach((token, i) =>
+    ["pointerenter", "focus"].forEach((event) => token.addEventListener(event, () => tell(i, largestOf(i)))))
+  picture.addEventListener("pointermove", (event) => {
+    const shares = [event.offsetY / picture.clientHeight, event.offsetX / picture.clientWidth]
+    const [to, from] = shares.map((share) => Math.min(tokens.length - 1, Math.floor(share * tokens.length)))
+    if (from <= to) tell(to, from)
+  })
+  tell(tokens.length - 1, largestOf(tokens.length - 1))
 }
 
 // Move the focus to the next or previous link of a text or table; up and down stay in a table's column.
@@ -197,6 +231,13 @@ u { text-decoration: none; background: rgba(217, 95, 14, 0.45); border-radius: 2
 .grid td a { display: block; color: inherit; min-width: 3.4rem; padding: 0.45rem 0.2rem; }
 .grid th { padding: 0 0.5rem; vertical-align: middle; }
 .grid td a:hover { outline: 2px solid var(--st-primary-color); text-decoration: none; }
+.lens td a { min-width: 2rem; max-width: 7rem; overflow: hidden; font-family: var(--st-code-font); }
+.pattern img { width: min(100%, 26rem); aspect-ratio: 1; image-rendering: pixelated; cursor: crosshair;
+               border: 1px solid var(--st-border-color); }
+.thumbnails { display: flex; flex-wrap: wrap; gap: 0.5rem; text-align: center; font-size: 0.75rem; }
+.thumbnails img { width: 4.5rem; aspect-ratio: 1; image-rendering: pixelated;
+                  border: 1px solid var(--st-border-color); }
+.thumbnails a { display: block; color: var(--st-link-color); }
 ul { list-style: none; margin: 0; padding: 0; } li { overflow-wrap: anywhere; padding: 0.1rem 0; }
 .choices { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; } .choices a { color: var(--st-link-color); }
 .sections { background: var(--st-background-color); display: flex; gap: 1rem; font-size: 0.8rem;

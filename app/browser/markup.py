@@ -343,7 +343,7 @@ def units(run: int | None) -> dict[str, Callable[[Row], str | None]]:
     """Return a value for the argument `links` of `table`, by which neurons and heads link to their pages."""
 
     def a_head(of: str) -> Callable[[Row], str]:
-        return lambda row: link("head", run=run, head=_head(row, of))
+        return lambda row: link("head", run=run, head=head_of(row, of))
 
     return {"neuron": partial(_neuron_page, run), "head": a_head(""), "earlier_head": a_head("earlier_")}
 
@@ -352,7 +352,7 @@ def _neuron_page(run: int | None, row: Row) -> str:
     return link("neuron", run=run, neuron=neuron_name(int(row["layer"]), int(row["neuron"])))
 
 
-def _head(row: Row, of: str = "") -> str:
+def head_of(row: Row, of: str = "") -> str:
     return head_name(int(row[f"{of}layer"]), int(row[f"{of}head"]))
 
 
@@ -414,25 +414,6 @@ def _tint(tints: Tints, column: Column, row: Row) -> str:
         return ""
     value = row[column.name]
     return f' style="{tints[column.name].colour(None if pd.isna(value) else value)}"'
-
-
-def heat_map(frame: pd.DataFrame, value: str, unit: str, href: Callable[[Row], str]) -> str:
-    """Return a heat map as HTML: rows are layers, the last one on top; columns are heads; cells are links."""
-    colours = scale(frame[value], unit, signed=True)
-    heads = sorted(frame["head"].unique())
-    corner = "".join(f"<th>H{head}</th>" for head in heads)
-    lines = []
-    for layer, of_layer in sorted(frame.groupby("layer"), key=lambda group: -int(group[0])):
-        cells = "".join(_heat(row, value, colours, href(row)) for row in of_layer.to_dict("records"))
-        lines.append(f"<tr><th>L{layer}</th>{cells}</tr>")
-    grid = f'<table class="grid"><tbody>{"".join(lines)}<tr><th></th>{corner}</tr></tbody></table>'
-    return f"{grid}<p></p>{colours.legend()}"
-
-
-def _heat(row: Row, value: str, colours: Scale, href: str) -> str:
-    title = escape(f"{_head(row)}: {row[value]:+.4f} logits")
-    inner = f'<a href="{escape(href)}" title="{title}">{row[value]:+.2f}</a>'
-    return f'<td style="{colours.colour(row[value])}">{inner}</td>'
 
 
 def ways(steps: dict[str, str], about: str = "") -> str:

@@ -26,7 +26,7 @@ commands = typer.Typer(rich_markup_mode=None)
 
 PACKAGE = "annotate-transformer"
 OK, NOTE, BROKEN = "ok", "note", "broken"
-MODULES = {"scikit-learn": "sklearn"}  # library → its module, if the names differ
+MODULES = {"pillow": "PIL", "scikit-learn": "sklearn"}  # library → its module, if the names differ
 # EXTRAS: the optional sets of libraries that a user may install, and the features that need them
 EXTRAS = {
     "explain": "`annotate explain --llm`",

@@ -642,13 +642,6 @@ INPUTS_STORED = (
     words("largest input from", "strongest", lambda row: source_name(row["strongest"])),
     signed_number("share of the pre-activation", "value"),
 )
-LENS = (
-    identifier("after layer", "layer"),
-    token("top prediction", "top_token"),
-    probability("its probability", "top_logprob"),
-    probability("probability of the next token", "next_logprob"),
-    count("rank of the next token", "next_rank"),
-)
 
 # Runs ---------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from annotate_transformer.ingest.attribution.patterns import lens, patterns
 from annotate_transformer.ingest.attribution.toward import likeliest, toward
 from annotate_transformer.ingest.attribution.unit_values import unit_values
 from annotate_transformer.ingest.interventions.ablate import ablate
@@ -21,10 +22,12 @@ from annotate_transformer.store.running import (
     Ablation,
     Direction,
     HeadScore,
+    LensTop,
     Moved,
     Outcome,
     Patched,
     Patching,
+    Patterns,
     Piece,
     Terms,
 )
@@ -90,6 +93,14 @@ class ModelRunner:
         return pd.DataFrame(
             {"token_id": ids.tolist(), "logit": logits.tolist(), "probability": probabilities.tolist()}
         )
+
+    def lens(self, about: "pd.Series[Any]", tokens: Sequence[int], last: int, k: int) -> LensTop:
+        return lens(self.model(about), tokens, last, k)
+
+    def patterns(
+        self, about: "pd.Series[Any]", tokens: Sequence[int], last: int, next_ids: Sequence[int | None]
+    ) -> Patterns:
+        return patterns(self.model(about), tokens, last, next_ids)
 
     def ablate(
         self,

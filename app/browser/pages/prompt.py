@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from annotate_transformer.app.browser import answers, linked, links, markup, notation, parts, target
+from annotate_transformer.app.browser import answers, linked, links, markup, parts
 from annotate_transformer.app.browser.pages import text as page_text
 from annotate_transformer.app.browser.pages import token as page_token
 
@@ -36,7 +36,7 @@ def show() -> None:
     linked.show(markup.ways(ways), key="ways")
     with st.spinner("Annotating the prompt; the first prompt also loads the model …"):
         file = answers.prompt(prompt, run)
-    kept = {name: links.text(name) for name in (*target.STATE, "colour", "neuron", *notation.STATE)}
+    kept = page_token.kept() | {name: links.text(name) for name in ("colour", "neuron")}
     with answers.reading(file), links.on_prompt(run=run, text=prompt, **kept):
         _annotated()
 

@@ -11,11 +11,13 @@ from annotate_transformer.app.browser import (
     charts,
     conditions,
     focus,
+    grids,
     linked,
     links,
     markup,
     notation,
     parts,
+    patterns,
     totals,
 )
 from annotate_transformer.app.browser import target as choice
@@ -63,12 +65,14 @@ def taken_apart(run: int, at: "pd.Series[Any]") -> None:
     _components(at, target)
     notation.show(run, number, target.name, target.minus)
     known = totals.of(at, target)
-    _heads(run, at, target, known)
+    strongest = _heads(run, at, target, known)
     totals.show(known)
     _neurons(run, number, target, known)
     _sources(run, at, target)
     _why(run, number)
-    _lens(run, number)
+    here = {"run": run, "position": number} | kept()
+    patterns.attention(at, here, strongest)
+    patterns.lens(at, here)
     _sends(run, number, "toward_next" if target.column == "toward_next" else "toward_top")
     _direct_path(run, at)
     with likeliest():
@@ -134,8 +138,7 @@ def step(label: str, page: str, run: int, position: Any, key: str = "") -> str:
     """
     if pd.isna(position):
         return ""
-    kept = {name: links.text(name) for name in (*choice.STATE, *notation.STATE)} if page == "token" else {}
-    href = links.link(page, run=run, position=int(position), **kept)
+    href = links.link(page, run=run, position=int(position), **(kept() if page == "token" else {}))
     pressed = f' data-key="{key}" aria-keyshortcuts="{key}"' if key else ""
     return f'<a class="more" href="{escape(href)}"{pressed}>{label}</a>'
 
@@ -145,6 +148,11 @@ def _prediction(at: "pd.Series[Any]") -> None:
     if pd.isna(at.next_logprob):
         known = columns.without(known, "next_token", "next_logprob", "next_rank")
     linked.show(markup.facts(columns.as_facts(at.to_dict(), known)), key="prediction")
+
+
+def kept() -> dict[str, str | None]:
+    """Return the URL parameters that links from one token to another keep: what is shown, and how."""
+    return {name: links.text(name) for name in (*choice.STATE, *notation.STATE, *patterns.STATE)}
 
 
 # Terms of the logit -------------------------------------------------------------------------------
@@ -173,13 +181,14 @@ def _components(at: "pd.Series[Any]", target: Target) -> None:
     )
 
 
-def _heads(run: int, at: "pd.Series[Any]", target: Target, known: Totals) -> None:
+def _heads(run: int, at: "pd.Series[Any]", target: Target, known: Totals) -> str:
+    """Show the heads' direct effects, and return the name of the head with the largest one."""
     frame = target.decomposition(int(at.position_id), "head")
     left, right = st.columns(2)
     with left:
         parts.heading("Heads: direct effect (logits)", frame)
         linked.show(
-            markup.heat_map(
+            grids.heat_map(
                 frame, target.column, "direct effect (logits)",
                 lambda row: links.link("head", run=run, head=head_name(row["layer"], row["head"])),
             ),
@@ -190,6 +199,7 @@ def _heads(run: int, at: "pd.Series[Any]", target: Target, known: Totals) -> Non
         pages |= known.links("head")
         title, listed = "Heads with the largest effects", columns.POSITION_HEADS
         _table(title, frame, target, listed, pages, known.column("head"))
+    return markup.head_of(largest_first(frame, frame[target.column]).iloc[0].to_dict())
 
 
 def _table(
@@ -321,15 +331,6 @@ def _drawn(
 
 
 # Logit lens, later positions, direct path, inputs -------------------------------------------------
-
-
-def _lens(run: int, number: int) -> None:
-    frame = answers.asked("lens", run=run, position=number)
-    if frame.empty:
-        parts.heading("Logit lens")
-        st.caption("The logit lens is not stored in this run: `annotate ingest … --lens` stores it.")
-        return
-    parts.table("Logit lens", frame, columns.LENS)
 
 
 def _sends(run: int, number: int, toward: str) -> None:

@@ -1,8 +1,15 @@
 -- One position, its neighbours, and the tokens to which it can attend.
 
--- name: lens
-SELECT layer, top_token, top_logprob, next_logprob, next_rank FROM lens
-WHERE run_id = $run AND position_id = $position ORDER BY layer
+-- name: lens_window
+-- The top prediction of each layer at a position and at the tokens before it in its window.
+SELECT l.layer, l.position_id, 1 AS rank, l.top_token AS token, l.top_logprob AS logprob, l.next_logprob, l.next_rank
+FROM lens l JOIN base.position p USING (run_id, position_id)
+WHERE l.run_id = $run AND l.position_id BETWEEN $position - $tokens + 1 AND $position
+  AND p.window_id = (SELECT window_id FROM base.position WHERE run_id = $run AND position_id = $position)
+ORDER BY l.layer, l.position_id
+
+-- name: texts
+SELECT position_id, token FROM positions WHERE position_id IN (SELECT unnest($positions))
 
 -- name: read
 -- The tokens to which a position can attend. In a run with --stride, some of these tokens have their rows in the

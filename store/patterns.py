@@ -1,0 +1,82 @@
+"""The logit lens and the attention patterns over a stretch of text, computed with the run's model."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from annotate_transformer.store.computed import READ_AGAIN, Reading, texts
+from annotate_transformer.store.errors import BadQuestion
+from annotate_transformer.store.question import add_note, describe
+from annotate_transformer.store.running import Values
+from annotate_transformer.store.units import Head
+
+MOST = 512  # maximum number of tokens of an answer: a pattern has the square of their number
+
+
+def lens(reading: Reading, k: int, tokens: int) -> pd.DataFrame:
+    """Return the k most likely next tokens by each layer at the last tokens of a window, one row each."""
+    shown = _shown(reading, tokens)
+    found = reading.runner.lens(reading.about, reading.tokens, len(shown), k)
+    layers, places, ranks = (index.ravel() for index in np.indices(found.ids.shape))
+    ids = found.ids.ravel()
+    known = texts(reading.session, reading.run, ids)
+    answer = pd.DataFrame(
+        {
+            "layer": layers,
+            "position_id": shown.position_id.to_numpy()[places],
+            "rank": ranks + 1,
+            "token_id": ids,
+            "token": [known[token_id] for token_id in ids],
+            "logprob": found.logprobs.ravel(),
+        }
+    )
+    return _described(answer, reading, shown)
+
+
+def attention(reading: Reading, head: Head | None, tokens: int) -> pd.DataFrame:
+    """Return the attention of one head, or of all, between the last tokens of a window; a row per pair."""
+    shown = _shown(reading, tokens)
+    next_ids = [*map(int, shown.token_id[1:]), _next(reading.at)]
+    found = reading.runner.patterns(reading.about, reading.tokens, len(shown), next_ids)
+    is_causal = np.broadcast_to(np.tri(len(shown), dtype=bool), found.attention.shape)
+    layers, heads, to, source = (index[is_causal] for index in np.indices(found.attention.shape, np.int32))
+    places, names = shown.position_id.to_numpy(), shown.token.to_numpy()
+    answer = pd.DataFrame(
+        {
+            "layer": layers,
+            "head": heads,
+            "position_id": places[to],
+            "token": names[to],
+            "source_position_id": places[source],
+            "source_token": names[source],
+            "attention": _float32(found.attention[is_causal]),
+            "toward_next": _float32(found.toward_next[is_causal]),
+        }
+    )
+    if head is not None:
+        answer = answer[(layers == head.layer) & (heads == head.number)].reset_index(drop=True)
+    return _described(answer, reading, shown)
+
+
+def _shown(reading: Reading, tokens: int) -> pd.DataFrame:
+    """Return the last tokens of a window up to the position, at most `tokens` of them."""
+    if not 0 < tokens <= MOST:
+        raise BadQuestion(f"The number of tokens is {tokens}: give a number from 1 to {MOST}.")
+    return reading.window.tail(tokens)
+
+
+def _next(at: "pd.Series[Any]") -> int | None:
+    return None if pd.isna(at.next_token_id) else int(at.next_token_id)
+
+
+def _float32(values: Values) -> Values:
+    return values.astype(np.float32)
+
+
+def _described(answer: pd.DataFrame, reading: Reading, shown: pd.DataFrame) -> pd.DataFrame:
+    describe(answer, "")
+    answer.attrs["note"] = READ_AGAIN
+    if earlier := len(reading.window) - len(shown):
+        add_note(answer, f"without the {earlier:,} earlier tokens of the window")
+    return answer
