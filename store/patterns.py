@@ -18,8 +18,8 @@ def lens(reading: Reading, k: int, tokens: int) -> pd.DataFrame:
     """Return the k most likely next tokens by each layer at the last tokens of a window, one row each."""
     shown = _shown(reading, tokens)
     found = reading.runner.lens(reading.about, reading.tokens, len(shown), k)
-    layers, places, ranks = (index.ravel() for index in np.indices(found.ids.shape))
-    ids = found.ids.ravel()
+    layers, places, ranks = (found.ids >= 0).nonzero()
+    ids: list[int] = found.ids.ravel().tolist()
     known = texts(reading.session, reading.run, ids)
     answer = pd.DataFrame(
         {
@@ -40,7 +40,7 @@ def attention(reading: Reading, head: Head | None, tokens: int) -> pd.DataFrame:
     next_ids = [*map(int, shown.token_id[1:]), _next(reading.at)]
     found = reading.runner.patterns(reading.about, reading.tokens, len(shown), next_ids)
     is_causal = np.broadcast_to(np.tri(len(shown), dtype=bool), found.attention.shape)
-    layers, heads, to, source = (index[is_causal] for index in np.indices(found.attention.shape, np.int32))
+    layers, heads, to, source = is_causal.nonzero()
     places, names = shown.position_id.to_numpy(), shown.token.to_numpy()
     answer = pd.DataFrame(
         {
