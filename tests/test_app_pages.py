@@ -441,8 +441,8 @@ def test_links_are_read_as_they_are_written() -> None:
 
 def test_colours_are_told_apart_by_hue_and_strength() -> None:
     signed = markup.Scale(2.0, "logits", signed=True)
-    assert signed.colour(2.0) == f"background:rgba({markup.RAISES}, 0.650)"
-    assert signed.colour(-1.0) == f"background:rgba({markup.LOWERS}, 0.325)"
+    assert signed.colour(2.0) == "background:rgba(var(--raises), 0.650)"
+    assert signed.colour(-1.0) == "background:rgba(var(--lowers), 0.325)"
     assert markup.Scale(2.0, "activation").colour(-0.17).endswith("0.000)")
     assert markup.scale(pd.Series([-0.17, 0.1]), "activation").largest == 0.1
     assert signed.colour(None) == signed.colour(float("nan")) == ""
@@ -452,6 +452,17 @@ def test_colours_are_told_apart_by_hue_and_strength() -> None:
 def test_tokens_are_escaped_and_seen() -> None:
     assert markup.token(" <a>\n\u202e") == "<i>·</i>&lt;a&gt;<i>↵</i><i>\\x202e</i>"
     assert markup.running(" a\n") == " a<i>↵</i>\n"
+
+
+def test_outliers_do_not_make_the_others_pale() -> None:
+    values = pd.Series([*range(-98, 0), *range(1, 99), 4000.0, -9000.0], dtype=float)
+    scale = markup.scale(values, "logits", signed=True)
+    assert scale.largest == pytest.approx(values.abs().quantile(0.98))
+    assert 90 < scale.largest < 99
+    assert scale.colour(4000.0) == scale.colour(scale.largest) == "background:rgba(var(--raises), 0.650)"
+    assert "0 in the middle · 2 % have the strongest colour, up to 9,000" in scale.legend()
+    few = markup.scale(values.tail(49), "logits", signed=True)
+    assert few.largest == 9000 and "strongest" not in few.legend()
 
 
 def test_what_hovering_tells_is_escaped() -> None:

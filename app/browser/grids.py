@@ -97,7 +97,7 @@ def pattern(matrix: Matrix, tokens: list[str], unit: str, hrefs: list[str], *, s
         f'<a href="{escape(href)}">{markup.running(token)}</a>'
         for token, href in zip(tokens, hrefs, strict=True)
     )
-    hues = json.dumps([AMOUNT, AMOUNT] if not signed else [RAISES, LOWERS])
+    hues = json.dumps(["--raises", "--lowers"] if signed else ["--amount", "--amount"])
     return (
         f'{scale.legend()}<div class="pattern" data-rows="{escape(json.dumps(rows))}" '
         f'data-hues="{escape(hues)}" data-largest="{largest}"><div class="text">{text}</div>'

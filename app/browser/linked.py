@@ -10,6 +10,8 @@ click opens it in a new tab. A plain click changes the URL and sends the same ev
 
 import streamlit as st
 
+from annotate_transformer.store.display import AMOUNT, LOWERS, RAISES
+
 SCRIPT = """
 const GROUPS = ".text, tbody, section, ul"  // of the links in one of these, the tabulator reaches one
 const TAKES_KEYS = "input, textarea, select, [contenteditable], [role=radio], [role=tab], [role=slider]"
@@ -21,6 +23,9 @@ let steps = null           // the element whose links the arrow keys follow
 export default function ({ data, parentElement }) {
   listen()
   const root = parentElement.querySelector(".linked")
+  // On a dark background the text is light.
+  const [red, green, blue] = getComputedStyle(root).color.match(/[0-9]+/g)
+  root.classList.toggle("dark", Math.min(red, green, blue) > 128)
   if (root.shown === data) return
   root.shown = data
   root.innerHTML = data
@@ -54,7 +59,7 @@ function attend(box) {
   const value = (to, from) => rows[to][from] ?? 0
   const colour = (i) => tokens.forEach((token, j) => {
     const found = value(Math.max(i, j), Math.min(i, j))
-    token.style.background = `rgba(${hues[+(found < 0)]}, ${(0.65 * Math.abs(found)) / (largest || 1)})`
+    token.style.background = `rgba(var(${hues[+(found < 0)]}), ${(0.65 * Math.abs(found)) / (largest || 1)})`
     token.classList.toggle("here", i === j)
   })
   const tell = (to, from) => {
@@ -181,7 +186,12 @@ function sort(heading) {
 }
 """
 
+HUES = f"""
+.linked {{ --raises: {RAISES}; --lowers: {LOWERS}; --amount: {AMOUNT}; }}
+.linked.dark {{ --raises: 90, 155, 225; --lowers: 235, 135, 60; --amount: 165, 145, 225; }}
+"""
 STYLE = """
+.dark img { filter: brightness(1.5); }
 .linked { color: var(--st-text-color); font-family: var(--st-font); font-size: 0.875rem; }
 a { color: inherit; text-decoration: none; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
@@ -225,8 +235,8 @@ i { font-style: normal; opacity: 0.75; }
 .kwic .before { display: flex; justify-content: flex-end; overflow: hidden; }
 .kwic .after { overflow: hidden; }
 .kwic span { unicode-bidi: isolate; direction: ltr; }
-mark { background: rgba(33, 113, 181, 0.45); color: inherit; border-radius: 2px; unicode-bidi: isolate; }
-u { text-decoration: none; background: rgba(217, 95, 14, 0.45); border-radius: 2px; }
+mark { background: rgba(var(--raises), 0.45); color: inherit; border-radius: 2px; unicode-bidi: isolate; }
+u { text-decoration: none; background: rgba(var(--lowers), 0.45); border-radius: 2px; }
 .grid { width: auto; } .grid td, .grid th { text-align: center; padding: 0; border: none; cursor: default; }
 .grid td a { display: block; color: inherit; min-width: 3.4rem; padding: 0.45rem 0.2rem; }
 .grid th { padding: 0 0.5rem; vertical-align: middle; }
@@ -253,7 +263,7 @@ ul { list-style: none; margin: 0; padding: 0; } li { overflow-wrap: anywhere; pa
 """
 
 _component = st.components.v2.component(
-    "annotate_transformer.linked", html='<div class="linked"></div>', css=STYLE, js=SCRIPT
+    "annotate_transformer.linked", html='<div class="linked"></div>', css=HUES + STYLE, js=SCRIPT
 )
 
 

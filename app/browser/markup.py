@@ -1,7 +1,8 @@
 """Write tokens, lines of context and tables as HTML. All text of a corpus is escaped here, and only here.
 
 A colour is a hue with an opacity, so it works on a light and on a dark background: blue for positive values,
-orange for negative ones, purple for values without a sign. Colour-blind people can tell these hues apart.
+orange for negative ones, purple for values without a sign. Colour-blind people can tell these hues apart. The
+hues are defined in linked.py; on a dark background they are lighter.
 """
 
 import math
@@ -18,10 +19,11 @@ import pandas as pd
 from annotate_transformer.app.browser.links import link
 from annotate_transformer.app.present.columns import Column, Columns
 from annotate_transformer.app.present.words import chance, in_text, one_line, signed, visible
-from annotate_transformer.store.display import AMOUNT, DARKEST, LOWERS, RAISES
+from annotate_transformer.store.display import DARKEST
 from annotate_transformer.store.names import head_name, neuron_name
 from annotate_transformer.store.notation import Term, Written
 
+CAP, MANY = 0.98, 50  # of MANY values or more, those above this quantile have one colour
 Row = Mapping[str, Any]
 NOTHING: Mapping[str, Any] = {}
 
@@ -70,10 +72,11 @@ def line(text: Any) -> str:
 class Scale:
     """A mapping from values to background colours.
 
-    largest: the value of the darkest colour, in `unit`
+    largest: the value of the strongest colour, in `unit`
     signed: whether negative values have a colour of their own; otherwise they have no colour
     log: whether the opacity grows with the logarithm of the value
     falls: whether negative values are blue, for quantities that are better when they decrease
+    most: the largest value, if some values are larger than `largest`; they have the strongest colour, too
     """
 
     largest: float
@@ -81,6 +84,7 @@ class Scale:
     signed: bool = False
     log: bool = False
     falls: bool = False
+    most: float | None = None
 
     def colour(self, value: float | None) -> str:
         """Return the CSS for the background colour of a value; an empty string if the value is missing."""
@@ -98,14 +102,16 @@ class Scale:
         stops = ", ".join(self.colour(value).removeprefix("background:") or "transparent" for value in values)
         write = _signed if self.signed else _plain
         middle = " · 0 in the middle" if self.signed else " · logarithmic" if self.log else ""
+        if self.most is not None:
+            middle += f" · {100 * (1 - CAP):.0f} % have the strongest colour, up to {_plain(self.most)}"
         ramp = f'<span class="ramp" style="background:linear-gradient(to right, {stops})"></span>'
         ends = f"<span>{write(low)}</span>{ramp}<span>{write(high)}</span>"
         return f'<div class="legend">{ends}<span>{escape(self.unit + middle)}</span></div>'
 
     def _hue(self, value: float) -> str:
         if not self.signed:
-            return AMOUNT
-        return RAISES if (value >= 0) != self.falls else LOWERS
+            return "var(--amount)"
+        return "var(--raises)" if (value >= 0) != self.falls else "var(--lowers)"
 
     def _share(self, size: float) -> float:
         if self.log:
@@ -116,13 +122,17 @@ class Scale:
 def scale(
     values: "pd.Series[Any]", unit: str, *, signed: bool = False, log: bool = False, falls: bool = False
 ) -> Scale:
-    """Return a colour scale for `values`, in which the largest value has the darkest colour.
+    """Return a colour scale for `values`, in which the largest |value| has the strongest colour.
 
-    If signed, this is the value with the largest absolute value.
+    Of many values, a few outliers do not make the others pale: all above the percentile CAP are alike.
     """
     numbers = pd.to_numeric(values).dropna()
     sizes = numbers.abs() if signed else numbers.clip(lower=0)
-    return Scale(float(sizes.max()) if len(sizes) else 0.0, unit, signed, log, falls)
+    largest = float(sizes.max()) if len(sizes) else 0.0
+    cap = float(sizes.quantile(CAP)) if len(sizes) >= MANY and not log else largest
+    if 0 < cap < largest:
+        return Scale(cap, unit, signed, log, falls, most=largest)
+    return Scale(largest, unit, signed, log, falls)
 
 
 def _signed(value: float) -> str:
