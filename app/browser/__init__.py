@@ -11,6 +11,7 @@
     target.py       the choice of the logit that is taken apart; total effects of heads
     notation.py     the logit written as a sum of terms
     patterns.py     the logit lens and attention patterns over a stretch of text; grids.py: their HTML
+    findings.py     what a person has kept, in a JSON file beside the store
     charts.py       charts
     linked.py       the only Streamlit component: shows HTML, follows links without a reload, sorts tables
 

@@ -5,12 +5,16 @@ a search or a query. They are kept for the session, so that the sidebar's link t
 object that it showed last, and so that Text opens at the position of Token.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from typing import Any, NamedTuple
 
 import streamlit as st
 
-from annotate_transformer.app.browser import answers, conditions, linked, links, markup
+from annotate_transformer.app.browser import answers, conditions, findings, linked, links, markup
+from annotate_transformer.app.browser.findings import Finding
+from annotate_transformer.app.browser.parts import sentence
 from annotate_transformer.app.present.words import one_line, visible
 from annotate_transformer.store import AnnotateError
 from annotate_transformer.store.ids import run_of
@@ -45,7 +49,7 @@ def kept(module: Any, run: dict[str, str]) -> dict[str, str]:
 
 def remember(page: str, module: Any) -> None:
     """Keep the object that a page shows now; a page without an object changes nothing."""
-    shown = {name: value for name in keeps(module) if (value := links.text(name))}
+    shown = _shown(module)
     if not shown:
         return
     known = _kept()
@@ -114,6 +118,44 @@ def show_recent() -> None:
     if seen := recent():
         lines = "".join(f"<li>{_link(one)}</li>" for one in seen)
         linked.show(f'<nav aria-label="Seen last"><i>Seen last</i><ul>{lines}</ul></nav>', key="seen last")
+
+
+def star(page: str, module: Any) -> None:
+    """Show a button with a form that keeps the object of the page, and changes or removes what is kept."""
+    name = object_of(page)
+    if name is None:
+        return
+    about = Finding(page, {key: str(value) for key, value in (_run() | _shown(module)).items()}, name)
+    try:
+        known = next((one for one in findings.kept() if findings.is_same(one, about)), None)
+    except findings.NotKept:  # the page Findings says why
+        return
+    shown = known or about
+    key = f"{page} {sorted(about.parameters.items())}"
+    with st.popover("★ kept" if known else "☆ keep", type="tertiary"), st.form(f"keep {key}", border=False):
+        for label, value in (("name", shown.name), ("list", shown.list), ("note", shown.note)):
+            write = st.text_area if label == "note" else st.text_input
+            write(label.capitalize(), value, key=f"{label} {key}", max_chars=findings.LONGEST)
+        st.form_submit_button("Keep", on_click=_keep, args=(about, key))
+        if known:
+            st.form_submit_button("Remove", on_click=_changed, args=(findings.remove, about))
+
+
+def _shown(module: Any) -> dict[str, str]:
+    """Return the URL parameters that say which object the page shows now."""
+    return {name: value for name in keeps(module) if (value := links.text(name))}
+
+
+def _keep(about: Finding, key: str) -> None:
+    written = {label: st.session_state[f"{label} {key}"].strip() for label in ("name", "list", "note")}
+    _changed(findings.keep, replace(about, **written | {"name": written["name"] or about.name}))
+
+
+def _changed(change: Callable[[Finding], None], about: Finding) -> None:
+    try:
+        change(about)
+    except AnnotateError as error:
+        sentence(error)  # above the page, which is shown as before
 
 
 def _kept() -> dict[str, str]:

@@ -256,6 +256,7 @@ ul { list-style: none; margin: 0; padding: 0; } li { overflow-wrap: anywhere; pa
                    text-underline-offset: 0.15em; }
 .sections button:focus-visible { outline: 2px solid var(--st-primary-color); }
 .path { font-size: 0.8rem; } .path span { opacity: 0.8; }
+h3 { margin: 0.6rem 0 0; font-size: 1.1rem; }
 .facts { display: flex; flex-wrap: wrap; gap: 0.4rem 2rem; }
 .facts div { display: flex; flex-direction: column; }
 .facts b { font-size: 1.15rem; font-variant-numeric: tabular-nums; }

@@ -447,6 +447,11 @@ def choices(frame: pd.DataFrame, of: Callable[[Row], str], minus: Callable[[Row]
     return f'<ul class="choices">{shown}</ul>'
 
 
+def title(text: str) -> str:
+    """Return the heading of a section as HTML, for a text that a person has written."""
+    return f"<h3>{line(text)}</h3>"
+
+
 def sections(headings: Iterable[str]) -> str:
     """Return the index of a page's sections as HTML: a button for each heading, which scrolls to it."""
     shown = "".join(f"<button data-section>{escape(heading)}</button>" for heading in headings)

@@ -643,6 +643,8 @@ INPUTS_STORED = (
     signed_number("share of the pre-activation", "value"),
 )
 
+FINDINGS = (text("name", "name"), text("page", "page"), text("note", "note"), text("kept on", "kept"))
+
 # Runs ---------------------------------------------------------------------------------------------
 
 RUNS = (

@@ -28,7 +28,9 @@ def main() -> None:
             icon = f":material/{module.ICON}:"
             st.page_link(shown[other], icon=icon, query_params=focus.kept(module, run), width="stretch")
         focus.show_recent()
-    linked.show(focus.path(name, modules[name]), key="path")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        linked.show(focus.path(name, modules[name]), key="path")
+        star = st.container(width="content")
     try:
         page.run()
     except AnnotateError as error:
@@ -36,6 +38,8 @@ def main() -> None:
     else:
         parts.sections()
         focus.remember(name, modules[name])
+        with star:
+            focus.star(name, modules[name])
 
 
 def find(shown: dict[str, Any]) -> None:
