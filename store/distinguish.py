@@ -10,7 +10,7 @@ next token. The values come from one of three places, the keys of `SOURCES`:
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import duckdb
@@ -137,10 +137,13 @@ class Group:
 def distinguishing(asked: Asked, limit: int) -> pd.DataFrame:
     """Return what `Store.units` returns."""
     group = _group(asked)
-    frames = [
-        _of_layer(kind, layer, values, group, by_document=asked.is_of_documents)
-        for kind, layer, values in SOURCES[asked.over](asked, group)
-    ]
+    left_out, frames = _without_next(asked, group), list[pd.DataFrame]()
+    kinds = tuple(kind for kind in asked.kinds if kind != "head" or not left_out)
+    if not kinds:
+        raise BadQuestion(f"{left_out} Give a wider condition.")
+    asked = replace(asked, kinds=kinds)
+    for kind, layer, values in SOURCES[asked.over](asked, group):
+        frames.append(_of_layer(kind, layer, values, group, by_document=asked.is_of_documents))
     found = pd.concat(frames, ignore_index=True)
     found["q"] = discovery_rate(found.p)
     order = [(found.auroc - 0.5).abs(), found.cohens_d.abs().fillna(0)]
@@ -148,6 +151,8 @@ def distinguishing(asked: Asked, limit: int) -> pd.DataFrame:
     answer = found.iloc[by_size].head(limit).reset_index(drop=True)
     describe(answer, asked.question("sample" if asked.over == "sample" else "rows").sql)
     _say_whether_exact(answer, asked, group)
+    if left_out:
+        add_note(answer, left_out.rstrip("."))
     if len(answer) < len(found):
         truncate(answer, len(found))
     return answer
@@ -169,6 +174,18 @@ def _group(asked: Asked) -> Group:
     if min(counts["n_in"], counts["n_out"]) < LEAST:
         raise BadQuestion(_too_few(asked, counts))
     return group
+
+
+def _without_next(asked: Asked, group: Group) -> str:
+    """Return a sentence if too few positions have a next token, on which a head's effect is; else ""."""
+    has_next = group.frame.next_token_id.notna().to_numpy(bool)
+    n_in, n_out = (int((has_next & of).sum()) for of in (group.inside, ~group.inside))
+    if "head" not in asked.kinds or min(n_in, n_out) >= LEAST:
+        return ""
+    return (
+        f"Heads are left out: {n_in:,} positions in the group and {n_out:,} others have a next token, and at "
+        f"least {LEAST} of each are needed."
+    )
 
 
 def _too_few(asked: Asked, counts: dict[str, int]) -> str:

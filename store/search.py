@@ -34,6 +34,15 @@ def view(name: str) -> sa.TableClause:
     return sa.table(name, *(sa.column(column[0]) for column in columns))
 
 
+@cache
+def _alias(of: str, name: str) -> Any:
+    """Return a view under another name: the same object for the same name, or SQLAlchemy would join it twice.
+
+    So one condition may name a head twice, or two neurons of a layer, which share the table of their bounds.
+    """
+    return view(of).alias(name)
+
+
 class _Position:
     """The columns of the view `positions` for SQLAlchemy: `position.token`, `position.next_logprob`, …"""
 
@@ -107,8 +116,8 @@ def neuron(name: str) -> NeuronValues:
     letter, layer, number = parse(name)
     if letter != "N":
         raise BadQuestion(f"{name} is a head: write head({name!r}).")
-    values = view("neurons").alias(neuron_name(layer, number))
-    bounds = view("neuron_bounds").alias(f"bounds_{layer}")
+    values = _alias("neurons", neuron_name(layer, number))
+    bounds = _alias("neuron_bounds", f"bounds_{layer}")
     return NeuronValues(
         activation=Kept(values.c.activation, bounds.c.activation_bound),
         toward_next=Kept(values.c.toward_next, bounds.c.next_bound),
@@ -121,7 +130,7 @@ def head(name: str) -> Any:
     letter, layer, number = parse(name)
     if letter != "H":
         raise BadQuestion(f"{name} is a neuron: write neuron({name!r}).")
-    return view("heads").alias(head_name(layer, number)).c
+    return _alias("heads", head_name(layer, number)).c
 
 
 @dataclass(frozen=True)

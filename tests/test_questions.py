@@ -384,6 +384,27 @@ def test_search_is_the_filter_it_says(s: Store, positions: pd.DataFrame) -> None
     assert again.position_id.tolist() == found.position_id.tolist()
 
 
+def test_a_search_may_name_a_head_twice_and_two_neurons_of_a_layer(s: Store) -> None:
+    between = (head("L1H2").toward_next > 0.1) & (head("L1H2").toward_next < 0.2)
+    brute = s.sql(
+        "FROM heads WHERE run_id = 2 AND layer = 1 AND head = 2 AND toward_next > 0.1 AND toward_next < 0.2"
+    )
+    assert sorted(s.search(between, limit=10**6).position_id) == sorted(brute.position_id)
+    assert len(brute) > 10
+    names = s.sql(
+        "SELECT neuron FROM neurons WHERE run_id = 2 AND layer = 3 GROUP BY neuron ORDER BY count(*) DESC"
+    )
+    pair = [f"L3N{number}" for number in names.neuron[:2]]
+    found = s.search((neuron(pair[0]).activation > 0.1) & (neuron(pair[1]).activation > 0.1), limit=10**6)
+    both = s.sql(
+        "SELECT position_id FROM neurons WHERE run_id = 2 AND layer = 3 AND neuron IN ($a, $b) "
+        "AND activation > 0.1 GROUP BY position_id HAVING count(*) = 2 ORDER BY position_id",
+        {"a": int(names.neuron[0]), "b": int(names.neuron[1])},
+    )
+    assert found.position_id.tolist() == both.position_id.tolist()
+    assert len(both) > 0
+
+
 @pytest.mark.parametrize("limit", [1.0, 0.05, -0.1])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_neuron_that_was_not_kept_counts_as_unknown(

@@ -167,6 +167,22 @@ def test_an_unfinished_run_answers_from_what_it_has_reached(tmp_path: Path) -> N
         assert row.auroc == pytest.approx(by_hand(a, b)["auroc"])
 
 
+def test_heads_are_left_out_of_tokens_that_end_their_documents(tmp_path: Path) -> None:
+    """A question mark has a next token, and so the effects of heads, in three documents alone."""
+    texts = [f"Did Tom meet Mary in {place}?" for place in ("Ireland", "England", "France", "the city")] * 3
+    texts += [f"Did they meet? In {place}." for place in ("Ireland", "England", "France")]
+    made = annotated(texts, Model(resolve("neox-2m")), tmp_path / "made", context=32)
+    s = of_ingest.open(made.path)
+    for over in ("sample", "model"):
+        found = s.units(on=r"^\?$", over=over, limit=ALL)
+        assert {*found.kind} == {"neuron"}
+        assert (found.n_in == 15).all() and found.auroc.notna().all()
+        assert "Heads are left out: 3 positions in the group and" in found.attrs["note"]
+    for asked in ({"kind": "head"}, {"over": "rows"}):
+        with pytest.raises(BadQuestion, match=r"3 positions in the group .* at least 5 of each are needed"):
+            s.units(on=r"^\?$", **asked)
+
+
 # The model, over a run in which windows overlap and have a BOS ---------------------------------------
 
 TEXTS = [

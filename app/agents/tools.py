@@ -20,6 +20,7 @@ from annotate_transformer.store.question import describe, largest_first
 from annotate_transformer.store.reader import MATCHES, WAYS, Store
 from annotate_transformer.store.restricted import restricted
 
+MOST_PROMPT = 10_000  # maximum number of characters of a prompt
 MOST_UNITS = 100  # maximum number of units that one call ablates, unless these are all heads
 PAGES = "annotate_transformer.app.browser.pages"  # its search.sql has the query for the keys of metadata
 
@@ -222,7 +223,9 @@ class Tools:
 
     def prompt(
         self,
-        text: Annotated[str, Field(description="A prompt; its last prediction is decomposed.")],
+        text: Annotated[
+            str, Field(max_length=MOST_PROMPT, description="A prompt; its last prediction is decomposed.")
+        ],
         by: By = "component",
         toward: Toward = "",
         minus: Minus = "",
