@@ -103,7 +103,7 @@ class Curve:
         return found
 
     def rise(self) -> pd.Series:
-        """Return where the curve rises or falls: the step of half height, with its interval over documents.
+        """Return where the curve rises or falls: the step at which it has made half of its change.
 
         Entries: first and extreme (the values at the first step and where the curve is farthest from it),
         half (their mean), after and until (annotated steps: the curve reaches `half` after the one and not

@@ -52,6 +52,22 @@ def test_a_finished_step_is_left_out_without_its_weights(
         assert "10 documents drawn with seed 0, at most 20 tokens of each" in str(runs.corpus.iloc[-1])
 
 
+def test_fresh_annotates_every_step_anew_and_revisions_may_have_spaces(tmp_path: Path) -> None:
+    assert _swept(tmp_path, "0,6110") == (0, "")
+    words = ("sweep", CORPUS, "--db", tmp_path / "sweep.duckdb", *SMALL, "--quiet")
+    ended = annotate(*words, "--revisions", " step0 ,main, step0,", folder=tmp_path)
+    assert (ended.status, ended.err) == (0, "")
+    with store.open(tmp_path / "sweep.duckdb") as s:
+        before = s.runs()
+        assert before.revision.tolist() == ["main", "step0"], "both were finished"
+    ended = annotate(*words, "--revisions", "step0, main", "--fresh", folder=tmp_path)
+    assert (ended.status, ended.err) == (0, "")
+    with store.open(tmp_path / "sweep.duckdb") as s:
+        after = s.runs()
+        assert after.revision.tolist() == ["step0", "main"], "each replaces its run from before"
+        assert after.started.min() > before.finished.max()
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -60,6 +76,7 @@ def test_a_finished_step_is_left_out_without_its_weights(
         (("--model", "gpt2"), "The training steps of gpt2 are not known. Give --revisions"),
         (("--revision", "main"), "Give --steps or --revisions instead"),
         (("--revisions", "step0,step7"), "has no revision 'step7'"),
+        (("--revisions", " , "), "--revisions names no revision"),
         (("--keep-neuron", "3"), "No such option: --keep-neuron"),
     ],
 )

@@ -51,7 +51,7 @@ def sweep(
 
     if any(word.split("=")[0] == "--revision" for word in ctx.args):
         raise SettingsError("--revision is for one run. Give --steps or --revisions instead.")
-    wanted = revisions.split(",") if revisions else in_order(_steps(model, steps))
+    wanted = _named(revisions) if revisions is not None else in_order(_steps(model, steps))
     words = [*ctx.args, "--db", str(db), "--model", model, "--skip-equal-weights"]
     words += ["--quiet"] if quiet else []
     done = set[str]()
@@ -61,7 +61,8 @@ def sweep(
         if not quiet:
             err.print(f"{model} {revision} ({number} of {len(wanted)})", markup=False)
         run_id = _annotated(model, revision, words, keep_downloads)
-        done = done or _finished(db, run_id)
+        if "--fresh" not in ctx.args:
+            done = done or _finished(db, run_id)
 
 
 def _annotated(model: str, revision: str, words: list[str], keep_downloads: bool) -> int:
@@ -91,6 +92,20 @@ def _finished(db: Path, run_id: int) -> set[str]:
     for name in ("model", "corpus_id", "settings", "libraries"):
         same &= runs[name] == like[name]
     return {str(revision) for revision in runs.revision[same]}
+
+
+def _named(revisions: str) -> list[str]:
+    """Return the revisions that --revisions names, each once.
+
+    Raises:
+        ModelError: no revision is named.
+    """
+    from annotate_transformer.ingest.errors import ModelError
+
+    named = [*dict.fromkeys(word.strip() for word in revisions.split(",") if word.strip())]
+    if not named:
+        raise ModelError("--revisions names no revision. Give their names with commas between.")
+    return named
 
 
 def _steps(model: str, asked: str) -> dict[int, str]:

@@ -84,7 +84,7 @@ Shown = HeatMap | Line | Bars
 
 
 def write_all(shown: Shown, files: list[Path]) -> None:
-    """Write a figure to each of the files; say where it is on standard error."""
+    """Write a figure to each of the files, and print the files' names to standard error."""
     from annotate_transformer.app.present.printed import err
 
     for file in files:
