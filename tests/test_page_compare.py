@@ -203,6 +203,8 @@ def test_only_what_stands_at_the_same_place_of_both_windows_is_compared(show: Sh
         ({"run": 1, "other": 99}, "There is no run 99; the store has 1, 2."),
         ({"run": 1, "other": 1}, "compares run 1 with itself"),
         ({"run": 1, "other": "<b>"}, "other is a whole number from 0 on"),
+        ({"run": 1, "with": 99}, "There is no run 99; the store has 1, 2."),
+        ({"run": 1, "with": "<b>"}, "with is a whole number from 0 on"),
         ({"position": "abc"}, "position is a whole number from 0 on"),
         ({"position": 10**17}, "has no position 100000000000000000"),
         ({"position": 5, "toward": "east"}, "toward is one of next, top"),

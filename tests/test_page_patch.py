@@ -35,6 +35,27 @@ def test_patches_are_shown_as_a_heat_map_and_a_table(
     assert chart.columns == ["H0", "H1", "H2", "H3"] and chart.row_title == "layer"
 
 
+@pytest.mark.parametrize("target", [TARGET, {}])
+def test_direct_effects_after_both_prompts_are_compared(
+    show: Show, two_steps: Path, target: dict[str, str]
+) -> None:
+    shown = html(show("patch", two_steps, run=2, **PROMPTS, **target))
+    s, of, minus, found = ingest.open(two_steps), target.get("of"), target.get("minus"), []
+    for prompt in PROMPTS.values():
+        with s.prompt(prompt, 2) as alone:
+            at = alone.position(alone.last)
+            of = of or int(at.top_token_id)
+            found.append(
+                alone.decomposition(alone.last, "component", of, minus).set_index(["component", "layer"])
+            )
+    difference = found[0].effect - found[1].effect
+    assert len(difference) == 10
+    for value in difference:
+        assert f'data-value="{value}"' in shown or f"{value:+.3f}" in shown
+    of_patch = s.patch(*PROMPTS.values(), toward=target.get("of", "top"), minus=minus, run=2).attrs
+    assert difference.sum() == pytest.approx(of_patch["clean"] - of_patch["corrupted"], abs=1e-4)
+
+
 def test_paths_to_a_head_are_shown(show: Show, two_steps: Path) -> None:
     test = show("patch", two_steps, run=2, **PROMPTS, **TARGET, kind="path", to="L3H2.v")
     expected = ingest.open(two_steps).patch(*PROMPTS.values(), toward=" the", minus=" a", to="L3H2.v", run=2)

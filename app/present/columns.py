@@ -424,6 +424,12 @@ PREDICTION = (
     number("entropy (nats)", "entropy"),
 )
 COMPONENTS = (words("component", "component", component_name), *BOTH)
+BOTH_PROMPTS = (
+    words("component", "component", component_name),
+    signed_number("after the clean prompt (logits)", "clean"),
+    signed_number("after the corrupted prompt (logits)", "corrupted"),
+    signed_number("difference (logits)", "difference"),
+)
 POSITION_HEADS = (
     a_head(),
     *BOTH,

@@ -33,6 +33,7 @@ def show() -> None:
         names.pop(run)
         parts.choose("With", [*names], other, "other", names.__getitem__, lambda _: _kept(run, other, 0))
         unit = parts.asked_unit("unit", "L3N7 or L1H2")
+    linked.show(markup.ways({"compare two prompts": links.link("patch", run=run)}), key="ways")
     weights = answers.runs().set_index("run_id").weights_sha256
     if weights.loc[run] == weights.loc[other]:
         st.info(f"Runs {run} and {other} are of the same weights.")
@@ -55,12 +56,12 @@ def _names() -> dict[int, str]:
 
 
 def _other(run: int) -> int:
-    """Return the id of the run to compare with `run`: the URL's `other` or, by default, the last other run.
+    """Return the id of the run to compare with `run`: the URL's `other` (or `with`), or the last other run.
 
     The default is a run over the same corpus, if there is one.
     """
     runs = answers.runs().set_index("run_id")
-    wanted = links.number("other")
+    wanted = links.number("with") if links.text("other") is None else links.number("other")
     if len(runs) < 2:
         raise parts.NothingYet(_how_to_make_another(runs.loc[run]))
     if wanted == run:

@@ -1,13 +1,13 @@
-"""The page Patch: activation patching between two prompts, by layer, head and token."""
+"""The page Patch: activation patching between two prompts, and their direct effects side by side."""
 
 from html import escape
 
 import streamlit as st
 
-from annotate_transformer.app.browser import answers, charts, linked, links, parts
+from annotate_transformer.app.browser import answers, charts, linked, links, markup, parts
 from annotate_transformer.app.present import columns
 from annotate_transformer.app.present.heat_maps import of_patches, shares
-from annotate_transformer.app.present.words import signed
+from annotate_transformer.app.present.words import closeness, signed
 from annotate_transformer.store.patches import DIRECTIONS
 from annotate_transformer.store.question import largest_first
 
@@ -51,6 +51,7 @@ def show() -> None:
     how = parts.switch("Direction", DIRECTIONS, "way", WAYS)
     patching = {"to": _receiver()} if kind == "path" else {"kind": kind}
     _patches(run, clean, corrupted, patching | {"direction": how})
+    _difference(run, clean, corrupted)
 
 
 def _form() -> None:
@@ -106,3 +107,29 @@ def _patches(run: int, clean: str, corrupted: str, patching: dict[str, str]) -> 
     linked.show(f"<p>{escape(told)}</p>", key="told")
     charts.show(charts.heat_map(shown), f"heat map of patches: {shown.patched}")
     parts.table("Patches, the largest first", largest_first(found, shares(found)), columns.patches(found))
+
+
+def _difference(run: int, clean: str, corrupted: str) -> None:
+    """Show each component's direct effect on the target after both prompts, and the difference."""
+    of: str | int = links.text("of") or "top"
+    minus = links.text("minus")
+    frames = []
+    for prompt in (clean, corrupted):
+        with answers.reading(answers.prompt(prompt, run)):
+            last = int(answers.asked("last").position_id[0])
+            # `top` is the top prediction after the clean prompt, for both prompts, as in Store.patch.
+            of = int(answers.position(last).top_token_id) if of == "top" else of
+            frames.append(answers.decomposition(last, "component", of, minus))
+    before, after = frames
+    found = before[["component", "layer"]].assign(clean=before.effect, corrupted=after.effect)
+    found["difference"] = found.clean - found.corrupted
+    found.attrs = before.attrs
+    rows = largest_first(found, found.difference)
+    scale = markup.scale(rows.difference, "logits", signed=True)
+    tints = {"difference": scale}
+    parts.table("Direct effects after both prompts, by component", rows, columns.BOTH_PROMPTS, tints=tints)
+    total, closure = found.difference.sum(), max(abs(frame.attrs["closure"]) for frame in frames)
+    st.caption(
+        f"The differences sum to {signed(total)} logits, the difference between the two logits, within "
+        f"{closeness(2 * closure)}. A direct effect leaves out the effects through later components."
+    )
