@@ -1,5 +1,6 @@
-"""The logit lens and the attention patterns over a stretch of text, computed with the run's model."""
+"""The logit lens, attention patterns and a unit's values over a stretch of text, by the run's model."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,11 @@ import pandas as pd
 
 from annotate_transformer.store.computed import READ_AGAIN, Reading, texts
 from annotate_transformer.store.errors import BadQuestion
-from annotate_transformer.store.question import add_note, describe
+from annotate_transformer.store.question import Question, add_note, describe
 from annotate_transformer.store.running import Values
-from annotate_transformer.store.units import Head
+from annotate_transformer.store.session import Session
+from annotate_transformer.store.units import Head, Unit
+from annotate_transformer.store.windows import contexts
 
 MOST = 512  # maximum number of tokens of an answer: a pattern has the square of their number
 
@@ -57,6 +60,30 @@ def attention(reading: Reading, head: Head | None, tokens: int) -> pd.DataFrame:
     if head is not None:
         answer = answer[(layers == head.layer) & (heads == head.number)].reset_index(drop=True)
     return _described(answer, reading, shown)
+
+
+def around(session: Session, unit: Unit, positions: Sequence[int], before: int, after: int) -> pd.DataFrame:
+    """Return a neuron's or head's values at some positions and the tokens around them, a row per token."""
+    ends = Question(session, "window_ends", unit.run, {"positions": [*positions], "after": after}).ask()
+    about, rows = session.about(unit.run), list[dict[str, Any]]()
+    with session.connection() as con:
+        read = contexts(con, [int(last) for last in ends["last"]])
+    for end, context in zip(ends.itertuples(), read, strict=True):
+        known = {position: i for i, position in enumerate(context.places)}
+        here = [p for p in range(int(end.position_id) - before, int(end.last) + 1) if p in known]
+        at = [known[position] for position in here]
+        next_ids = [context.tokens[i + 1] if i + 1 < len(context.tokens) else None for i in at]
+        next_ids[-1] = next_ids[-1] if pd.isna(end.next_token_id) else int(end.next_token_id)
+        values = session.runner.unit_values(about, context.tokens, at, next_ids)
+        of_unit = values[unit.kind][unit.layer, :, unit.number].tolist()
+        rows += [
+            {"example": int(end.position_id), "position_id": position, "value": value}
+            for position, value in zip(here, of_unit, strict=True)
+        ]
+    answer = pd.DataFrame(rows, columns=["example", "position_id", "value"])
+    describe(answer, "")
+    answer.attrs["note"] = f"computed: the run's model read {len(ends):,} windows again"
+    return answer
 
 
 def _shown(reading: Reading, tokens: int) -> pd.DataFrame:

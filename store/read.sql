@@ -483,6 +483,14 @@ WHERE p.run_id = $run AND p.position_id NOT IN (SELECT position_id FROM base.lef
   AND ($over <> 'sample' OR p.position_id IN (SELECT position_id FROM base.sample_position WHERE run_id = $run))
 ORDER BY p.position_id
 
+-- name: window_ends
+-- The last position of each position's window that is at most $after tokens later, and its next token.
+SELECT here.position_id, max(p.position_id) AS last, arg_max(p.next_token_id, p.position_id) AS next_token_id
+FROM base.position here JOIN base.position p USING (run_id, document_id, window_id)
+WHERE run_id = $run AND here.position_id IN (SELECT unnest($positions))
+  AND p.position_id BETWEEN here.position_id AND here.position_id + $after
+GROUP BY here.position_id ORDER BY here.position_id
+
 -- name: sample_of_layer
 SELECT value FROM {samples} WHERE run_id = $run AND kind = $kind::unit_kind AND layer = $layer::UTINYINT
 ORDER BY unit, position_id

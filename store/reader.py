@@ -376,6 +376,21 @@ class Store(Session):
         head = None if name is None else self.head(name, run=int(at.run_id))
         return patterns.attention(Reading(self, self.runner, at), head, tokens)
 
+    def around(
+        self, name: str, positions: Sequence[int], before: int = 12, after: int = 8, run: int | None = None
+    ) -> pd.DataFrame:
+        """Return a neuron's activations, or a head's direct effects on next tokens, around some positions.
+
+        The run's model computes them, one window for each position. Columns: example (the position),
+        position_id, value (NaN for a head where there is no next token).
+
+        Raises:
+            NoModel: the store was opened without models.
+            NoSuchUnit: the model has no such neuron or head.
+        """
+        not_negative({"before": before, "after": after})
+        return patterns.around(self, self.unit(name, run), positions, before, after)
+
     def ablate(
         self,
         position_id: int,

@@ -104,6 +104,7 @@ decomposition = question(Store.decomposition)
 likeliest = question(Store.likeliest)
 lens = question(Store.lens)
 attention = question(Store.attention, 20)
+around = question(Store.around)
 ablate = question(Store.ablate)
 patch = question(Store.patch)
 head_inputs = question(Store.head_inputs)
@@ -139,6 +140,15 @@ def weights(
 def prompt(text: str, run: int) -> Place:
     """Annotate a prompt with the run's model; return the path of the temporary store with the results."""
     return _store(str(path())).prompt(text, run).path
+
+
+def on_text(text: str, name: str, run: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Let the run's model read a text; return its tokens, and a neuron's or head's value at each of them."""
+    file = prompt(text, run)
+    with reading(file):
+        tokens = asked("tokens", run=1, first=0, last=2**63 - 1)
+        last = int(tokens.position_id.max())
+        return tokens, around(name, [last], last, 0, 1)
 
 
 def expression(

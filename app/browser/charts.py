@@ -16,7 +16,6 @@ from annotate_transformer.app.present.words import component_name, filled
 BLUE, ORANGE, PURPLE, GREY = "#2171b5", "#d95f0e", "#755bb1", "#888888"
 WHITE = "#ffffff"
 SHORT = 3  # if all column labels have at most this many characters (H11), they are horizontal, else vertical
-COUNTS = {"values": [0, *(10**n for n in range(10))], "format": ",.0f"}
 Spec = dict[str, Any]
 
 
@@ -99,12 +98,34 @@ def _steps(components: pd.DataFrame, toward: str, logit: float) -> pd.DataFrame:
     return frame.assign(right=frame[["start", "end"]].max(axis=1))
 
 
-def histogram(bins: pd.DataFrame, what: str) -> Chart:
-    """Return a histogram as a bar chart, with a symlog vertical scale that keeps small counts visible."""
-    x = _name("range", what, axis={"labelAngle": -45})
-    y = _number("positions", "positions (symlog)", scale={"type": "symlog"}, axis=COUNTS)
+def histogram(bins: pd.DataFrame, what: str, unit: str, pages: dict[int, str], scale: str) -> Chart:
+    """Return a histogram: equal widths are equal intervals, and equal areas are equally many positions.
+
+    what: the quantity; unit: its unit; pages: the URL that a click on a bin's bar opens, by bin; scale: the
+    vertical scale, `linear`, or `symlog`, which keeps small counts visible
+    """
+    rows = filled(bins)
+    # The outermost bins have no outer edge: they are drawn as wide as their neighbours.
+    low, high = (
+        rows.low.fillna(2 * rows.high - rows.high.shift(-1)),
+        rows.high.fillna(2 * rows.low - rows.low.shift(1)),
+    )
+    rows = rows.assign(low=low, high=high, density=rows.positions / (high - low), page=rows.bin.map(pages))
     tooltip = [_name("range", "range"), _number("positions", "positions", format=",")]
-    return _bars(filled(bins), x, y, tooltip)
+    axis = {"format": "~s"} | (
+        {"values": [0, *(10**n for n in range(12))]} if scale == "symlog" else {"tickCount": 5}
+    )
+    density = _number("density", f"positions per {unit}", scale={"type": scale}, axis=axis)
+    encoding = {
+        "x": _number("low", what, scale={"nice": False}),
+        "x2": {"field": "high"},
+        "y": density,
+        "y2": {"datum": 0},
+        "tooltip": tooltip,
+        "href": {"field": "page", "type": "nominal"},
+    }
+    mark = {"type": "bar", "color": PURPLE, "cursor": "pointer", "stroke": WHITE, "strokeWidth": 0.5}
+    return Chart(rows, {"mark": mark, "encoding": encoding, "height": 280})
 
 
 def _bars(rows: pd.DataFrame, x: Spec, y: Spec, tooltip: list[Spec]) -> Chart:

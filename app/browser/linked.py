@@ -230,7 +230,11 @@ i { font-style: normal; opacity: 0.75; }
         border-bottom: 1px solid var(--st-border-color-light, var(--st-border-color)); white-space: pre; }
 .beside { display: grid; grid-template-columns: 1fr 5.5rem; align-items: baseline; }
 .beside .kwic { min-width: 0; overflow: hidden; } .beside .more { text-align: right; font-size: 0.8rem; }
-.kwic:hover { background: var(--st-secondary-background-color); }
+.example { display: grid; grid-template-columns: 3.6rem 1fr; padding: 1px 0; align-items: baseline;
+           border-bottom: 1px solid var(--st-border-color-light, var(--st-border-color)); }
+.example .value { font-variant-numeric: tabular-nums; text-align: right; padding-right: 0.6rem; }
+.example span span { white-space: pre-wrap; border-radius: 2px; unicode-bidi: isolate; }
+.example:hover, .kwic:hover { background: var(--st-secondary-background-color); }
 .kwic .value { font-variant-numeric: tabular-nums; text-align: right; padding-right: 0.6rem; opacity: 0.8; }
 .kwic .before { display: flex; justify-content: flex-end; overflow: hidden; }
 .kwic .after { overflow: hidden; }

@@ -18,7 +18,7 @@ import pandas as pd
 
 from annotate_transformer.app.browser.links import link
 from annotate_transformer.app.present.columns import Column, Columns
-from annotate_transformer.app.present.words import chance, in_text, one_line, signed, visible
+from annotate_transformer.app.present.words import chance, counted, in_text, one_line, signed, visible
 from annotate_transformer.store.display import DARKEST
 from annotate_transformer.store.names import head_name, neuron_name
 from annotate_transformer.store.notation import Term, Written
@@ -306,6 +306,32 @@ def context(row: Row, value: str, href: str, before: str | None = None, beside: 
     return f'<div class="beside">{shown}<a class="more" href="{href}" title="{hover}">{told}</a></div>'
 
 
+def example(
+    row: Row, value: str, href: str, tokens: list[Row], colours: Scale, copies: int, beside: Beside | None
+) -> str:
+    """Return a line of context as HTML, in which each token is coloured by its value.
+
+    tokens: rows with position_id, text, token, char_start, char_end and value, None if it is not known;
+    copies: how many equal contexts the line stands for; beside: a second link
+    """
+    shown = []
+    for text, of in characters(tokens):
+        amount = next((one["value"] for one in of if not pd.isna(one["value"])), None)
+        hover = "not stored" if amount is None else signed(amount)
+        is_here = any(one["position_id"] == row["position_id"] for one in of)
+        inner = f"<b>{line(text)}</b>" if is_here else line(text)
+        shown.append(f'<span style="{colours.colour(amount)}" title="{hover}">{inner}</span>')
+    times = f' <small title="equal contexts">×{copies}</small>' if copies > 1 else ""
+    link = (
+        f'<a class="example" href="{escape(href)}"><span class="value">{escape(value)}</span>'
+        f"<span>{''.join(shown)}{times}</span></a>"
+    )
+    if beside is None:
+        return link
+    told, to, note = (escape(part) for part in beside)
+    return f'<div class="beside">{link}<a class="more" href="{to}" title="{note}">{told}</a></div>'
+
+
 def panel(title: str, note: str, lines: list[str]) -> str:
     """Return lines of context under a heading, as HTML."""
     body = "".join(lines) or "<p>None.</p>"
@@ -320,8 +346,8 @@ def panels(sections: Iterable[str]) -> str:
 def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
     """Return the text before a token as HTML, and mark the source to which a head attends most.
 
-    If the source is farther back than this text, the source comes first, then an ellipsis. spans: for the
-    position_id of each source, the start and end (exclusive) of its characters in the document.
+    If the source is farther back than this text, the source comes first, then how many tokens are between.
+    spans: for each source's position_id, the start and end (exclusive) of its characters in the document
     """
     before = "" if pd.isna(row["before"]) else str(row["before"])
     source = spans.get(int(row["top_source_position_id"]))
@@ -332,7 +358,8 @@ def marked_source(row: Row, spans: dict[int, tuple[int, int]]) -> str:
     if row["top_source_position_id"] == row["position_id"]:
         return line(before)
     if start < 0:
-        return f"<u>{line(row['source_text'])}</u> … {line(before)}"
+        back = int(row["position_id"]) - int(row["top_source_position_id"])
+        return f"<u>{line(row['source_text'])}</u> … {counted(back, 'token')} later … {line(before)}"
     return f"{line(before[:start])}<u>{line(before[start:end])}</u>{line(before[end:])}"
 
 

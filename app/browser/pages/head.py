@@ -33,10 +33,10 @@ def show() -> None:
     page_neuron.coloured("head", run, name)
     _mean_effect(found["mean_effect"])
     _behaviour(found["stats"])
-    _charts(found)
-    page_neuron.interval(run, name, found["histogram"])
-    totals.over_sample(run, "head", name)
     _contexts(run, name, found)
+    page_neuron.on_my_text(run, "head", name)
+    _charts(run, name, found)
+    totals.over_sample(run, "head", name)
     left, right = st.columns(2)
     with left:
         parts.table(
@@ -87,16 +87,15 @@ def _behaviour(stats: pd.DataFrame) -> None:
     linked.show(markup.facts(columns.as_facts(stats.iloc[0], columns.ATTENTION)))
 
 
-def _charts(found: dict[str, pd.DataFrame]) -> None:
+def _charts(run: int, name: str, found: dict[str, pd.DataFrame]) -> None:
     left, right = st.columns(2)
     with left:
         parts.heading("Distance to the source of most attention", found["distances"])
         words = "fraction of positions by distance to the strongest source"
         charts.show(charts.distances(found["distances"]), words)
     with right:
-        parts.heading("Effects over all positions", found["histogram"])
         what = "direct effect on the next token (logits)"
-        charts.show(charts.histogram(found["histogram"], what), "positions by effect")
+        page_neuron.histogram(run, "head", name, found["histogram"], what, "logit")
 
 
 def _contexts(run: int, name: str, found: dict[str, pd.DataFrame]) -> None:

@@ -16,6 +16,10 @@ from annotate_transformer.store.names import neuron_name, parse, source_name
 TITLE, ICON, PLACE = "Neuron", "scatter_plot", 40
 KEEPS = ("neuron",)
 
+EXAMPLE = 12, 8  # number of tokens before and after the token of an example
+FEW = 8  # number of tokens and components in the lines of what a neuron reads and promotes
+LONGEST = 400  # maximum number of characters of a text to try a neuron or head on
+SCALES = {"linear": "linear", "log": "symlog"}
 RANDOM = (
     "z: relative to random directions of the same norm; for next-tokens, relative to the largest congruence "
     "of such directions."
@@ -37,17 +41,17 @@ def show() -> None:
     statistics("neuron", f"Activation in run {run}", found["stats"])
     place = {"run": run, "layer": int(about.layer), "neuron": int(about.neuron)}
     coloured("neuron", run, name, _prompts_of(place, name))
-    parts.heading("Histogram of the activation", found["histogram"])
-    charts.show(
-        charts.histogram(found["histogram"], "activation after the nonlinearity"), "positions by activation"
+    _reads_and_promotes(run, name)
+    _contexts(run, name, found)
+    on_my_text(run, "neuron", name)
+    histogram(
+        run, "neuron", name, found["histogram"], "activation after the nonlinearity", "unit of activation"
     )
-    interval(run, name, found["histogram"])
     if found["mean_activation"].positions.iloc[0]:
         parts.heading("Mean activation over the sample, with a 95 % interval", found["mean_activation"])
         facts = columns.as_facts(found["mean_activation"].iloc[0], columns.MEAN_ACTIVATION)
         linked.show(markup.facts(facts), key="mean activation")
     totals.over_sample(run, "neuron", name)
-    _contexts(run, name, found)
     left, right = st.columns(2)
     with left:
         _tokens(found["tokens"])
@@ -59,6 +63,62 @@ def show() -> None:
         _fed(place, name, found["high"])
     with right:
         companions(run, found["companions"])
+
+
+def _reads_and_promotes(run: int, name: str) -> None:
+    """Show in three lines what the neuron reads and promotes by its weights; the tables are further below."""
+    found = answers.weights(run, None, neuron_vocabulary={"name": name}, neuron_reads={"name": name})
+    if not found:
+        return
+    vocabulary, reads = found["neuron_vocabulary"], found["neuron_reads"]
+    tokens = {
+        f"it {direction}": [
+            f'<span class="token">{markup.token(token)}</span>' for token in of.token.head(FEW)
+        ]
+        for direction, of in vocabulary.groupby("direction", sort=False)
+    }
+    known = {
+        "it can read most": [markup.line(source_name(row)) for row in reads.head(FEW).to_dict("records")]
+    }
+    shown = "".join(f"<p><i>{words}</i> {' · '.join(of)}</p>" for words, of in (known | tokens).items() if of)
+    linked.show(shown, key="reads and promotes")
+
+
+def on_my_text(run: int, kind: str, name: str) -> None:
+    """Show a box for a text, and the text coloured by a neuron's activation or a head's direct effect.
+
+    The URL parameter `try` holds the text.
+    """
+    written = links.text("try") or ""
+    parts.subheading("Try it on your text")
+    key = f"try {hash(written)}"
+    with st.form("try", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
+        st.text_input(f"A text for {name}", written[:LONGEST], key=key, max_chars=LONGEST)
+        st.form_submit_button("Read", on_click=lambda: links.put_text("try", st.session_state[key]))
+    if not written.strip():
+        return
+    if len(written) > LONGEST:
+        raise links.BadLink(
+            f"The address holds a text of {len(written):,} characters; at most {LONGEST:,} are allowed."
+        )
+    with st.spinner("The run's model reads the text; the first time also loads the model …"):
+        tokens, frame = answers.on_text(written, name, run)
+    values = dict(zip(frame.position_id, frame.value, strict=True))
+    unit = "activation" if kind == "neuron" else "direct effect on the next token (logits)"
+    colours = markup.scale(frame.value, f"{name}: {unit}", signed=True)
+
+    def hover(row: markup.Row) -> str:
+        known = values.get(row["position_id"])
+        return "no next token" if known is None or pd.isna(known) else f"{unit}: {signed(known)}"
+
+    shown = markup.text(
+        tokens.to_dict("records"),
+        value=lambda row: values.get(row["position_id"]),
+        colours=colours,
+        hover=hover,
+        href=lambda row: links.link("prompt", run=run, text=written, at=row["position_id"]),
+    )
+    linked.show(colours.legend() + shown, key="on my text")
 
 
 def asked(kind: str, example: str) -> tuple[int, str | None]:
@@ -155,42 +215,103 @@ def statistics(kind: str, title: str, stats: pd.DataFrame) -> None:
     linked.show(markup.facts(columns.as_facts(stats.iloc[0], columns.STATISTICS[kind])))
 
 
-def interval(run: int, name: str, histogram: pd.DataFrame) -> None:
-    """Show a select box for a bin of the histogram, and contexts whose value lies in that bin."""
-    filled = histogram[histogram.positions > 0].set_index("bin")
+def histogram(run: int, kind: str, name: str, frame: pd.DataFrame, what: str, unit: str) -> None:
+    """Show a histogram, and the contexts of the interval that a click on a bar or the box chooses."""
+    parts.heading("Histogram over all positions", frame)
+    scale = parts.switch("Vertical scale", [*SCALES], "scale", {"linear": "linear", "log": "logarithmic"})
+    pages = {
+        row.bin: links.link(kind, run=run, **{kind: name}, bin=row.bin, scale=scale)
+        for row in frame.itertuples()
+    }
+    charts.show(charts.histogram(frame, what, unit, pages, SCALES[scale]), f"positions by {what}")
+    filled = frame[frame.positions > 0].set_index("bin")
     chosen = links.one_of("bin", ["", *map(str, filled.index)])
 
     def words(option: str) -> str:
         if not option:
-            return "choose an interval to see its contexts"
+            return "click a bar, or choose an interval here, to see its contexts"
         row = filled.loc[int(option)]
         low, high = ("…" if pd.isna(edge) else signed(edge) for edge in (row.low, row.high))
         return f"{low} to {high}: {counted(int(row.positions), 'position')}"
 
     parts.choose("Interval of the histogram", ["", *map(str, filled.index)], chosen, "bin", words)
     if chosen:
-        frame = answers.interval(name, run, int(chosen))
-        parts.heading(f"Contexts from {words(chosen)}", frame)
-        linked.show(
-            markup.panels(
-                [panel(run, frame, "value", "In this interval", "from the sample and the top lists", name)]
-            ),
-            key="interval",
-        )
+        found = answers.interval(name, run, int(chosen))
+        parts.heading(f"Contexts from {words(chosen)}", found)
+        section = panel(run, found, "value", "In this interval", "from the sample and the top lists", name)
+        linked.show(f"<p data-scroll></p>{markup.panels([section])}", key="interval")
 
 
 def _contexts(run: int, name: str, found: dict[str, pd.DataFrame]) -> None:
     """Show top activations beside a random sample, because top activations alone mislead."""
     shown = {
         "Top activations": (found["high"], "activation", "exact over the whole run"),
-        "Lowest activations": (found["low"], "activation", "exact over the whole run"),
         "Random sample": (found["random"], "value", "uniform over the run's positions"),
         "By fifths": (found["quantiles"], "value", "three of each fifth of the sample, the highest first"),
+        "Lowest activations": (found["low"], "activation", "exact over the whole run"),
     }
     frames = {title.lower(): frame for title, (frame, _, _) in shown.items()}
-    parts.heading("Contexts", found["high"], **frames)
-    sections = (panel(run, frame, value, title, note, name) for title, (frame, value, note) in shown.items())
-    linked.show(markup.panels(sections), key="contexts")
+    parts.heading("Examples", found["high"], **frames)
+    every = sorted({int(position) for frame in frames.values() for position in frame.position_id})
+    tokens = answers.asked("around", run=run, positions=every, before=EXAMPLE[0], after=EXAMPLE[1])
+    values, note = _known(run, name, every, pd.concat([f.assign(value=f[v]) for f, v, _ in shown.values()]))
+    by_example = {
+        int(example): of.assign(value=[values.get((int(example), int(p))) for p in of.position_id]).to_dict(
+            "records"
+        )
+        for example, of in tokens.groupby("example")
+    }
+    colours = markup.scale(
+        pd.Series([*values.values()], dtype=float), f"activation of {name}; {note}", signed=True
+    )
+    sections = (
+        examples(run, frame, value, title, note, name, by_example, colours)
+        for title, (frame, value, note) in shown.items()
+    )
+    linked.show(colours.legend() + markup.panels(sections), key="contexts")
+
+
+def _known(
+    run: int, name: str, every: list[int], rows: pd.DataFrame
+) -> tuple[dict[tuple[int, int], float], str]:
+    """Return the known values around the examples by example and position_id, and which they are.
+
+    Without the URL parameter `every` they are those of the examples themselves.
+    """
+    if links.text("every"):
+        with st.spinner(
+            f"The run's model reads {counted(len(every), 'window')}; the first time also loads it …"
+        ):
+            found = answers.around(name, every, *EXAMPLE, run)
+        return dict(
+            zip(zip(found.example, found.position_id, strict=True), found.value, strict=True)
+        ), "of every token"
+    here = {name: links.text(name) for name in ("bin", "scale", "try")}
+    way = {"Colour every token": links.link("neuron", run=run, neuron=name, **here, every=1)}
+    linked.show(
+        markup.ways(way, f": the run's model reads {counted(len(every), 'window')} again"), key="every"
+    )
+    own = {(int(p), int(p)): float(v) for p, v in zip(rows.position_id, rows.value, strict=True)}
+    return own, "of the examples alone"
+
+
+def examples(
+    run: int, frame: pd.DataFrame, value: str, title: str, note: str, unit: str,
+    tokens: dict[int, list[markup.Row]], colours: markup.Scale,
+) -> str:  # fmt: skip
+    """Return a panel of coloured examples as HTML, one for each distinct text with its count.
+
+    tokens: the tokens around each example, with their values
+    """
+    beside, lines = totals.beside(run, unit, frame), []
+    for _, equal in frame.groupby(["before", "text", "after"], sort=False, dropna=False):
+        row = {str(key): cell for key, cell in equal.iloc[0].to_dict().items()}
+        number = int(row["position_id"])
+        href = links.link("token", run=run, position=number)
+        lines.append(
+            markup.example(row, signed(row[value]), href, tokens[number], colours, len(equal), beside(row))
+        )
+    return markup.panel(title, note, lines)
 
 
 def panel(run: int, frame: pd.DataFrame, value: str, title: str, note: str, unit: str | None = None) -> str:
