@@ -739,11 +739,18 @@ class Store(Session):
     # Searches and comparisons
 
     def search(
-        self, where: "sa.ColumnElement[bool]", run: int | None = None, limit: int = 100
+        self,
+        where: "sa.ColumnElement[bool]",
+        run: int | None = None,
+        limit: int = 100,
+        largest: Any = None,
     ) -> pd.DataFrame:
-        """Return the positions for which a condition holds.
+        """Return the positions for which a condition holds, in the order of the text.
+
+        `attrs["every_sql"]` is a query for the position_id of all of them, without the limit.
 
         where: made from `store.position`, `store.neuron(…)` and `store.head(…)`; see `store.search`.
+        largest: a number such as `store.neuron("L3N7").activation`; positions where it is largest come first
         """
         import sqlalchemy as sa  # here, as in `Session.engine`
 
@@ -751,7 +758,7 @@ class Store(Session):
 
         number = self.run(run)
         not_negative({"limit": limit})
-        found, one_more = (search(where, number, rows) for rows in (limit, limit + 1))
+        found, one_more = (search(where, number, rows, largest) for rows in (limit, limit + 1))
         for name in found.units:
             self.unit(name, number)
         try:
@@ -764,6 +771,7 @@ class Store(Session):
             raise BadQuestion(f"DuckDB cannot answer the condition: {cause}") from error
         rows = read.head(limit)
         describe(rows, found.sql, _rounding_of_units(found.units))
+        rows.attrs["every_sql"] = found.every_sql
         if total > limit:
             truncate(rows, total)
         layers = [layer for letter, layer, _ in map(parse, found.units) if letter == "N"]

@@ -23,6 +23,7 @@ from annotate_transformer.store.names import head_name, neuron_name, parse
 from annotate_transformer.store.queries import AFTER, BEFORE, plain, schema
 
 Condition = sa.ColumnElement[bool]
+SORTED = "sorted_by"  # name of the column by which the positions are sorted; it is not returned
 
 
 @cache
@@ -137,25 +138,37 @@ def head(name: str) -> Any:
 class Found:
     """The SQL queries of a search: the matching positions, and two counts.
 
-    `statement`: the matching positions; `total`: their number; `unknown`: the number of undecided positions.
+    `statement`: the matching positions; `every`: the position_id of all of them; `total`: their number;
+    `unknown`: the number of undecided positions.
     A position is undecided if the stored values do not determine whether it matches.
     """
 
     statement: sa.Select[Any]
+    every: sa.Select[Any]
     total: sa.Select[Any]
     unknown: sa.Select[Any]
     units: list[str]  # names of the neurons and heads in the condition
 
     @property
     def sql(self) -> str:
-        from duckdb_sqlalchemy import Dialect
+        return _written(self.statement)
 
-        dialect = Dialect(paramstyle="named")  # with any other style, SQLAlchemy would double each %
-        return str(self.statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+    @property
+    def every_sql(self) -> str:
+        return _written(self.every)
 
 
-def search(where: Condition, run: int, limit: int) -> Found:
+def _written(statement: sa.Select[Any]) -> str:
+    from duckdb_sqlalchemy import Dialect
+
+    dialect = Dialect(paramstyle="named")  # with any other style, SQLAlchemy would double each %
+    return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
+def search(where: Condition, run: int, limit: int, largest: Any = None) -> Found:
     """Return the SQL that finds the positions of a run for which a condition holds.
+
+    largest: the number by which the positions are sorted, the largest first; None for their place in the text
 
     Raises:
         BadQuestion: `where` is not a condition, or names other tables.
@@ -166,9 +179,10 @@ def search(where: Condition, run: int, limit: int) -> Found:
         )
     positions, documents = view("positions"), view("documents")
     joined: sa.FromClause = positions
+    by = largest.value if isinstance(largest, Kept) else largest
     shown: list[sa.ColumnElement[Any]] = []
     tables: dict[str, Any] = {}
-    for element in visitors.iterate(where):
+    for element in (*visitors.iterate(where), *(visitors.iterate(by) if by is not None else ())):
         if isinstance(element, sa.BindParameter):
             _make_plain(element)
         if isinstance(element, sa.ColumnClause) and element.table is not None:
@@ -186,16 +200,22 @@ def search(where: Condition, run: int, limit: int) -> Found:
     # The text around a position is read only for the positions that are returned (`hits`), not for all that
     # match.
     chosen = sa.select(*positions.c, *shown).select_from(joined).where(in_run, where)
+    if by is not None:
+        chosen = chosen.add_columns(by.label(SORTED)).order_by(by.desc().nulls_last())
     hits = chosen.order_by(positions.c.position_id).limit(limit).cte("hits")
     passage = sa.table("passage", sa.column("passage_id"), sa.column("text"), schema="base")
     first = sa.func.greatest(hits.c.char_start - BEFORE, 0)
     here = passage.c.passage_id == sa.func.base.passage_id(hits.c.document_id, first)
     read = hits.outerjoin(passage, here)
-    statement = sa.select(*hits.c, *_context(hits, passage.c.text, first)).select_from(read)
+    listed = [column for column in hits.c if column.name != SORTED]
+    statement = sa.select(*listed, *_context(hits, passage.c.text, first)).select_from(read)
+    if by is not None:
+        statement = statement.order_by(hits.c[SORTED].desc().nulls_last())
+    every = sa.select(positions.c.position_id).select_from(joined).where(in_run, where)
     total = sa.select(sa.func.count()).select_from(joined).where(in_run, where)
     unknown = sa.select(sa.func.count()).select_from(joined).where(in_run, undecided)
     units = [name for name in named if not name.startswith("bounds_")]
-    return Found(statement.order_by(hits.c.position_id), total, unknown, units)
+    return Found(statement.order_by(hits.c.position_id), every, total, unknown, units)
 
 
 def _make_plain(value: sa.BindParameter[Any]) -> None:

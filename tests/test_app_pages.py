@@ -489,6 +489,7 @@ def test_every_query_of_the_pages_can_be_planned() -> None:
         for name, query in answers.queries().items():
             values: dict[str, Any] = dict.fromkeys(re.findall(r"\$(\w+)", query), 1)
             values |= {name: value for name, value in odd.items() if f"${name}" in query}
+            query = query.replace("{every}", "SELECT 1 AS position_id")  # answers.facets
             assert con.execute(f"EXPLAIN {query}", values).fetchall(), name
 
 

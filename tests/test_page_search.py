@@ -13,6 +13,7 @@ from annotate_transformer import store
 from annotate_transformer.app.browser import VARIABLE, answers
 from annotate_transformer.app.browser.conditions import Condition, quoted, read, unquoted, written
 from annotate_transformer.app.browser.pages import search as page_search
+from annotate_transformer.store import neuron, position
 from pages import Show, html
 
 KEYS = {"topic", "loss"}
@@ -245,11 +246,74 @@ def test_facets_count_what_sql_counts_and_their_links_find_as_many(show: Show, t
 def test_a_filter_can_be_added_and_taken_out_again(show: Show) -> None:
     both = 'topic = "capitals" and position >= 0 and position < 100'
     test = show("search", run=1, **{"as": "token"}, q='" the"', filters=both)
-    assert "Only where topic = &quot;capitals&quot;" in html(test)
+    assert "<p>Only where</p>" in html(test) and "<li>topic = &quot;capitals&quot; <a" in html(test)
     without = [each.get("filters") for each in searches(test)]
     assert 'topic = "capitals"' in without  # positions out
     assert "position >= 0 and position < 100" in without  # the topic out
     assert 'topic = "capitals" and position >= 10 and position < 20' in without  # a facet in its place
+
+
+def test_facets_count_everything_found_not_only_what_is_listed(
+    show: Show, two_steps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_search, "MOST", 20)
+    s = store.open(two_steps)
+    for way, asked, where in (
+        ("conditions", "next_rank > 10 and L1H2 < 0", "next_rank > 10 AND toward_next < 0"),
+        ("token", '" the"', "token = ' the'"),
+    ):
+        topics = s.sql(
+            "SELECT d.metadata ->> 'topic' AS topic, count(*) AS found FROM documents d "
+            "JOIN positions USING (document_id) JOIN heads USING (run_id, position_id) "
+            f"WHERE run_id = 1 AND layer = 1 AND head = 2 AND {where} GROUP BY ALL"
+        )
+        shown = html(show("search", run=1, q=asked, **{"as": way}))
+        assert f"counted over all {topics.found.sum():,} occurrences found" in shown
+        assert topics.found.sum() > 20
+        for row in topics.itertuples():
+            assert f'>{row.topic}</a></td><td class="n" data-value="{row.found}">' in shown
+
+
+def test_what_is_found_is_sorted_by_its_value(show: Show, two_steps: Path) -> None:
+    s = store.open(two_steps)
+    for asked, view, where, by in (
+        ("L1H2 > 0.05", "heads", "layer = 1 AND head = 2 AND toward_next > 0.05", "toward_next DESC"),
+        ("loss < 0.5 and position > 3", "positions", "-next_logprob < 0.5 AND position > 3", "next_logprob"),
+    ):
+        query = f"SELECT position_id FROM {view} WHERE run_id = 1 AND {where} ORDER BY {by}, position_id"
+        expected = [*s.sql(query).position_id]
+        by_value = {"as": "conditions", "sort": "value"}
+        assert places(show("search", run=1, q=asked, limit=1000, **by_value)) == expected[:1000]
+        assert len(expected) > 10
+        by_place = places(show("search", run=1, q=asked, limit=1000, **{"as": "conditions"}))
+        assert by_place == sorted(expected)[:1000]
+    kept = often_kept(two_steps)
+    values = s.search(neuron(kept).activation > 0, 1, 50, neuron(kept).activation)[f"{kept}_activation"]
+    assert values.is_monotonic_decreasing and values.notna().all()
+    assert not {"sorted_by"} & {*s.search(position.entropy > 1, 1, 5, position.entropy).columns}
+
+
+def test_each_condition_is_a_chip_and_the_builder_adds_one(show: Show) -> None:
+    test = show("search", run=1, q="next_rank > 10 and L1H2 < 0", **{"as": "conditions"})
+    assert "<li>next_rank &gt; 10 <a" in html(test) and "<li>L1H2 &lt; 0 <a" in html(test)
+    assert {"next_rank > 10", "L1H2 < 0"} <= {each.get("q") for each in searches(test)}
+    for name, compare, value, added in (
+        ("topic", "=", "capitals", 'topic = "capitals"'), ("entropy", ">", " 0.5 ", "entropy > 0.5"),
+        ("token", "!=", ' "', r'token != " \""'),
+    ):  # fmt: skip
+        test = show("search", run=1, q="next_rank > 10", **{"as": "conditions"})
+        test.selectbox(key="builder name").select(name)
+        test.selectbox(key="builder operator").select(compare)
+        test.text_input(key="builder value").input(value)
+        [add] = [button for button in test.button if button.label == "Add"]
+        add.click().run()
+        assert not test.exception
+        assert test.query_params["q"] == f"next_rank > 10 and {added}"
+        assert "is not a condition" not in html(test)
+    test = show("search", run=1, q="next_rank > 10", **{"as": "conditions"})
+    [add] = [button for button in test.button if button.label == "Add"]
+    add.click().run()
+    assert "There is no" in html(test) or "is not a condition" in html(test)
 
 
 def test_the_sql_shown_gives_a_tokens_places(show: Show, two_steps: Path) -> None:
@@ -390,11 +454,11 @@ def test_a_search_is_narrowed_down_and_leads_to_a_token(page: Any) -> None:
     page.wait_for_url("**q=the**")
     page.locator("td a", has_text="capitals").first.click()
     page.wait_for_url("**filters=topic**")
-    page.wait_for_selector("text=Only where topic")
+    page.wait_for_selector("text=Only where")
     page.locator("a.more", has_text="remove").click()
-    page.wait_for_selector("text=Only where topic", state="hidden")
+    page.wait_for_selector("text=Only where", state="hidden")
     page.go_back()
-    page.wait_for_selector("text=Only where topic")
+    page.wait_for_selector("text=Only where")
     page.get_by_text("token", exact=True).first.click()
     page.wait_for_url("**as=token**")
     page.go_back()

@@ -23,6 +23,7 @@ from annotate_transformer.store import Head, Neuron, Store
 from annotate_transformer.store.elsewhere.place import Place, place
 from annotate_transformer.store.notation import Expression
 from annotate_transformer.store.queries import composed, named, schema, sections
+from annotate_transformer.store.question import Question
 from annotate_transformer.store.running import Runner
 from annotate_transformer.store.weights import models_read
 
@@ -241,9 +242,20 @@ def interval(s: Store, name: str, run: int, bin: int) -> pd.DataFrame:
 
 
 @question
-def search(s: Store, where: str, run: int, limit: int) -> pd.DataFrame:
-    """Return the first `limit` positions that fulfil the conditions in `where` (see `Store.search`)."""
-    return s.search(conditions.clause(_conditions(s, where, run)), run, limit)
+def search(s: Store, where: str, run: int, limit: int, by_value: bool = False) -> pd.DataFrame:
+    """Return the first `limit` positions that fulfil the conditions in `where` (see `Store.search`).
+
+    by_value: sort by the number that the first condition about a number compares, the largest first
+    """
+    asked = _conditions(s, where, run)
+    largest = next((one.compared() for one in asked if one.unit), None) if by_value else None
+    return s.search(conditions.clause(asked), run, limit, largest)
+
+
+@question
+def facets(s: Store, run: int, every: str) -> pd.DataFrame:
+    """Count the positions of a query by document, metadata, token and place (see search.sql)."""
+    return Question(s, queries()["facets"], run, pieces={"every": every}).ask()
 
 
 @question

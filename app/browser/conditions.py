@@ -99,10 +99,11 @@ class Condition:
 
     def clause(self) -> Clause:
         """Return the comparison as a SQLAlchemy condition for `Store.search`."""
-        compared: Clause = COMPARE[self.operator](self._compared(), self.value)
+        compared: Clause = COMPARE[self.operator](self.compared(), self.value)
         return compared
 
-    def _compared(self) -> Any:
+    def compared(self) -> Any:
+        """Return what the condition compares, for `Store.search`."""
         if self.metadata:
             return position.metadata(self.name)
         if self.about_unit:

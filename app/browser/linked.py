@@ -253,6 +253,8 @@ u { text-decoration: none; background: rgba(var(--lowers), 0.45); border-radius:
                   border: 1px solid var(--st-border-color); }
 .thumbnails a { display: block; color: var(--st-link-color); }
 ul { list-style: none; margin: 0; padding: 0; } li { overflow-wrap: anywhere; padding: 0.1rem 0; }
+.chips { display: flex; flex-wrap: wrap; gap: 0.3rem 0.6rem; }
+.chips li { border: 1px solid var(--st-border-color); border-radius: 1rem; padding: 0.1rem 0.7rem; }
 .choices { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; } .choices a { color: var(--st-link-color); }
 .sections { background: var(--st-background-color); display: flex; gap: 1rem; font-size: 0.8rem;
             padding: 0.3rem 0; overflow-x: auto; white-space: nowrap; }

@@ -33,9 +33,11 @@ EXAMPLES = [
     ("conditions", "next_rank > 10 and entropy < 1", "positions where the model was sure and wrong"),
     ("conditions", 'L0N0 > 0.5 and next_token = " the"', "positions where a neuron is active before a token"),
 ]
-MOST = 1000  # maximum number of occurrences that a search returns; the facets count only these occurrences
+MOST = 1000  # maximum number of occurrences that a search lists; of a text, the facets count only these
 LINES = 50  # number of occurrences on a page of results, unless the URL has ?limit=
 VALUES = 12  # maximum number of values shown in a facet
+SORTED = {"place": "place in the text", "value": "value, the largest first"}
+A_UNIT = "L0N0 or L0H0"  # in the builder, stands for a neuron or head, whose name is typed instead
 KEYS = 4  # maximum number of metadata keys for which a facet is shown
 
 
@@ -126,6 +128,8 @@ def _token(run: int, written: str, filters: list[Condition]) -> None:
         hits = answers.search(where, run, MOST)
     else:
         hits = answers.occurrences(int(exact.token_id.iloc[0]), run, limit=MOST)
+        where = f"run_id = {run} AND token_id = {exact.token_id.iloc[0]}"
+        hits.attrs["every_sql"] = f"SELECT position_id FROM base.position WHERE {where}"
     _places(
         run, hits, filters, _document,
         f"{exact.occurrences.sum():,} in the run; first column: the document's id",
@@ -153,8 +157,11 @@ def _tokens(run: int, title: str, found: pd.DataFrame) -> None:
 
 def _conditions(run: int, written: str, filters: list[Condition]) -> None:
     asked = _read(run, written)
-    hits = answers.search(conditions.written([*asked, *filters]), run, MOST)
+    _chips("Where", asked, lambda others: {"q": others, "from_": None})
     about = next((condition for condition in asked if condition.unit), None)
+    by = parts.switch("Sorted by", [*SORTED], "sort", SORTED) if about else "place"
+    _builder(run, written)
+    hits = answers.search(conditions.written([*asked, *filters]), run, MOST, by == "value")
     _places(
         run, hits, filters, (lambda row: _amount(about, row)) if about else _document,
         f"first column: {about.unit}" if about else "first column: the document's id",
@@ -187,7 +194,7 @@ def _places(
     why_none: str,
 ) -> None:
     """Show the occurrences in their contexts, the filters, and the facets to filter by."""
-    _chips(filters)
+    _chips("Only where", filters, lambda others: {"filters": others})
     if hits.empty:
         more = " Remove a filter." if filters else ""
         unknown = f" {hits.attrs['note']}." if hits.attrs.get("note") else ""
@@ -197,8 +204,10 @@ def _places(
     # are shown instead.
     shown = {"token": hits["text"]} | dict(hits.rename(columns={"first_position_id": "position_id"}).items())
     positions = [int(number) for number in shown["position_id"]]
-    facets = answers.asked("facets", run=run, positions=positions)
-    facets.attrs |= {name: hits.attrs.get(name) for name in ("exact", "complete", "total", "bound", "note")}
+    every = hits.attrs.get("every_sql") or f"SELECT unnest({positions}) AS position_id"
+    facets = answers.facets(run, every)
+    facets.attrs |= {name: hits.attrs.get(name) for name in ("exact", "total", "bound", "note")}
+    facets.attrs["complete"] = "every_sql" in hits.attrs or hits.attrs["complete"]
     left, right = st.columns([5, 2])
     with left:
         parts.heading("Occurrences", hits, facets=facets)
@@ -210,7 +219,7 @@ def _places(
         linked.show(markup.panel(_turn(first, last, hits), note, lines), key="places")
         linked.show(f"<p>{_turns(first, last, len(hits))}</p>", key="turns")
     with right:
-        _facets(run, facets, filters, len(hits))
+        _facets(run, facets, filters, hits.attrs["total"] if facets.attrs["complete"] else len(hits))
 
 
 def _nothing(why: str) -> None:
@@ -253,16 +262,44 @@ def _here(**change: Any) -> str:
 # Facets -------------------------------------------------------------------------------------------
 
 
-def _chips(filters: list[Condition]) -> None:
-    """Show the filters, each with a link that removes it."""
-    subjects = dict.fromkeys(condition.subject for condition in filters)
+def _chips(title: str, asked: list[Condition], change: Callable[[str | None], dict[str, Any]]) -> None:
+    """Show conditions, each with a link that removes it; `change` returns what the URL of the others has."""
     shown = []
-    for subject in subjects:
-        own = conditions.written([condition for condition in filters if condition.subject == subject])
-        href = escape(_here(filters=_others(filters, subject)))
-        shown.append(f'{escape(one_line(own))} <a class="more" href="{href}">remove</a>')
+    for subject in dict.fromkeys(condition.subject for condition in asked):
+        own = conditions.written([condition for condition in asked if condition.subject == subject])
+        href = escape(_here(**change(_others(asked, subject))))
+        what = escape(one_line(own))
+        shown.append(f'<li>{what} <a class="more" href="{href}" aria-label="remove {what}">remove</a></li>')
     if shown:
-        linked.show(f"<p>Only where {' · '.join(shown)}</p>", key="filters")
+        linked.show(f'<p>{title}</p><ul class="chips">{"".join(shown)}</ul>', key=title)
+
+
+def _builder(run: int, written: str) -> None:
+    """Show a form that adds a condition to those that are asked."""
+    names = [
+        A_UNIT,
+        *conditions.NUMBERS,
+        *conditions.TEXTS,
+        *map(_subject, answers.asked("metadata_keys", run=run).key),
+    ]
+    form = st.expander("Add a condition").form("builder", border=False)
+    with form, st.container(horizontal=True, vertical_alignment="bottom"):
+        st.selectbox("Name, or type one such as L3N7", names, key="builder name", accept_new_options=True)
+        st.selectbox("Comparison", [*conditions.COMPARE], index=4, key="builder operator")
+        st.text_input("Number or text (spaces matter)", key="builder value", max_chars=200)
+        st.form_submit_button("Add", on_click=_add, args=(written,))
+
+
+def _subject(key: str) -> str:
+    return Condition(key, "=", "", metadata=True).subject
+
+
+def _add(written: str) -> None:
+    """Add the condition in the builder's boxes to the URL; what is wrong with it, the page then says."""
+    name, compare, value = (st.session_state[f"builder {part}"] for part in ("name", "operator", "value"))
+    is_number = name in conditions.NUMBERS or conditions.is_unit(name)
+    added = f"{name} {compare} {value.strip() if is_number else conditions.quoted(value)}"
+    links.put(q=f"{written} and {added}", from_=None)
 
 
 def _others(filters: list[Condition], subject: str, *more: Condition) -> str | None:

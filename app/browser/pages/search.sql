@@ -10,10 +10,10 @@ WHERE d.corpus_id = (SELECT corpus_id FROM runs WHERE run_id = $run)
 GROUP BY field.key ORDER BY field.key
 
 -- name: facets
--- Counts of the given positions: by document, by metadata value, by range of ten positions of the window, and by token.
+-- Counts of the positions of a query: by document, by metadata value, by range of ten positions of the window, and by token.
 WITH hits AS MATERIALIZED (
     SELECT p.document_id, p.position, p.token
-    FROM (SELECT unnest($positions) AS position_id) JOIN positions p USING (position_id) WHERE p.run_id = $run
+    FROM ({every}) JOIN positions p USING (position_id) WHERE p.run_id = $run
 ),
 fields AS (
     SELECT d.document_id, field.key, field.value ->> '$' AS value
