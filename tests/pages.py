@@ -77,6 +77,18 @@ def _html(test: Any) -> str:
     return "\n".join(json.loads(part.proto.json) for part in test._tree.get("bidi_component"))
 
 
+def button(test: Any, label: str) -> Any:
+    """The only button of this label."""
+    [found] = [button for button in test.button if button.label == label]
+    return found
+
+
+def box(test: Any, label: str) -> Any:
+    """The only box for a text whose label begins so."""
+    [found] = [box for box in (*test.text_input, *test.text_area) if box.label.startswith(label)]
+    return found
+
+
 def titles(test: Any) -> list[str]:
     return [heading.value for heading in (*test.title, *test.subheader)]
 

@@ -498,3 +498,18 @@ def test_a_missing_store_ends_the_command_with_a_sentence(tmp_path: Path, capsys
 
     with pytest.raises(store.NotAStore, match="There is no store at"):
         start(tmp_path / "none.duckdb", 8599, open_browser=False)
+
+
+def test_the_overview_follows_a_running_ingest(show: Show, odd: Path) -> None:
+    from annotate_transformer.store.writer import Writer
+
+    tokens = store.open(odd).runs().set_index("run_id").tokens[2]
+    told = f"The ingest is still running: {tokens:,} tokens are stored so far, and every answer about them"
+    with Writer(odd):  # holds the store as an ingest does
+        test = show("", odd, run=2)
+        assert any(caption.value.startswith(told) for caption in test.caption)
+        assert "still going on" in " ".join(badge.value for badge in test.markdown)
+    test.run()
+    assert not test.exception
+    assert not any(caption.value.startswith("The ingest") for caption in test.caption)
+    assert "unfinished" in " ".join(badge.value for badge in test.markdown)

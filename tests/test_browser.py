@@ -61,7 +61,7 @@ def test_the_walk_from_a_text_to_other_contexts(page: Any) -> None:
     title(page, "Neuron")
     name = parameters(page)["neuron"]
     playwright.expect(page.locator("h1")).to_contain_text(name)
-    page.locator("a.kwic").nth(3).click()
+    page.locator("a.example").nth(3).click()
     title(page, "Token")
     assert parameters(page)["position"] != first
     page.locator('td a[href^="/head"]').first.click()
@@ -133,6 +133,7 @@ def test_hovering_tells_the_numbers(page: Any) -> None:
 
 def test_the_pointer_on_a_token_shows_its_attention(page: Any) -> None:
     page.goto("/token?run=1&position=300&pattern=L1H2")
+    page.wait_for_selector(".pattern", timeout=60_000)  # the model is loaded the first time
     title(page, "Token")
     box = page.locator(".pattern")
     tokens, told = box.locator(".text a"), box.locator("output")

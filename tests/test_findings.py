@@ -12,7 +12,7 @@ import pytest
 
 from annotate_transformer.app.browser import VARIABLE, findings
 from annotate_transformer.app.browser.findings import Finding, NotKept
-from pages import Show, html
+from pages import Show, box, button, html
 
 HOSTILE = "<script>alert(1)</script> [a](javascript:1) *b* \u202e"
 
@@ -24,17 +24,11 @@ def db(two_steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return db
 
 
-def button(test: Any, label: str) -> Any:
-    [found] = [button for button in test.button if button.label == label]
-    return found
-
-
 def test_a_head_is_kept_changed_and_removed(db: Path, show: Show) -> None:
     test = show("head", db, run=1, head="L1H2")
     for label, text in (("Name", "an induction head"), ("List", "induction")):
-        [box] = [box for box in test.text_input if box.label == label]
-        box.input(text)
-    test.text_area[0].input(HOSTILE)
+        box(test, label).input(text)
+    box(test, "Note").input(HOSTILE)
     button(test, "Keep").click().run()
     assert not test.exception
     file = db.with_name("x.findings.json")
@@ -46,7 +40,7 @@ def test_a_head_is_kept_changed_and_removed(db: Path, show: Show) -> None:
     }  # fmt: skip
     # The same head, seen otherwise, is the same finding.
     test = show("head", db, run=1, head="L1H2", bin=20)
-    assert [box.value for box in test.text_input if box.label == "Name"] == ["an induction head"]
+    assert box(test, "Name").value == "an induction head"
     shown = html(show("findings", db))
     assert "<h3>induction</h3>" in shown and "an induction head" in shown
     assert "<script" not in shown and "&lt;script" in shown

@@ -10,7 +10,7 @@ pytest.importorskip("streamlit.testing.v1")
 from annotate_transformer import ingest
 from annotate_transformer.app.browser import charts
 from annotate_transformer.app.present.heat_maps import HeatMap
-from pages import Show, html, titles
+from pages import Show, button, html, titles
 
 PROMPTS = {"clean": "The Congress of the city met.", "corrupted": "The people of the city met."}
 TARGET = {"of": " the", "minus": " a"}
@@ -87,7 +87,7 @@ def test_what_is_written_in_the_boxes_comes_into_the_address(show: Show) -> None
     test = show("patch", run=2)
     for box, text in zip(test.main.text_input, (*PROMPTS.values(), *TARGET.values()), strict=True):
         box.input(text)
-    test.button[0].click().run()
+    button(test, "Patch").click().run()
     assert not test.exception
     found = {name: test.query_params[name] for name in (*PROMPTS, *TARGET)}
     assert found == PROMPTS | TARGET

@@ -25,7 +25,7 @@ from annotate_transformer.app.browser.pages import prompt as page_prompt
 from annotate_transformer.app.browser.pages import token as page_token
 from annotate_transformer.app.cli.main import main
 from annotate_transformer.ingest.live import prompt as live
-from pages import HOSTILE, MAIN, VARIABLE, Show, html, odd_store, titles
+from pages import HOSTILE, MAIN, VARIABLE, Show, box, button, html, odd_store, titles
 
 PROMPT = "Dublin is the capital of"
 
@@ -120,8 +120,8 @@ def test_its_links_stay_on_the_page_or_lead_to_the_run(show: Show) -> None:
 
 def test_what_is_written_in_the_box_comes_into_the_address(show: Show) -> None:
     test = show("prompt", run=1, text="Dublin", at=0)
-    test.text_area[0].input(f"{PROMPT} ")
-    test.button[0].click().run()
+    box(test, "A text for").input(f"{PROMPT} ")
+    button(test, "Annotate").click().run()
     assert not test.exception
     assert test.query_params["text"] == f"{PROMPT} "  # the last space is a token
     assert "at" not in test.query_params

@@ -19,7 +19,7 @@ pytest.importorskip("streamlit.testing.v1")
 import browsing as browser
 from annotate_transformer.app.browser import limited, parts
 from annotate_transformer.store.restricted import restricted
-from pages import Show, html
+from pages import Show, box, button, html
 
 EVERY_TYPE = """
     SELECT i AS number, NULL::INTEGER AS nothing, NULL::VARCHAR AS no_text, 1.5::DECIMAL(5, 2) AS decimal,
@@ -81,7 +81,7 @@ def test_a_query_is_run_from_its_link(show: Show, two_steps: Path) -> None:
         "SELECT position_id, token FROM positions WHERE run_id = 2 AND token LIKE ' %' ORDER BY ALL LIMIT 3"
     )
     test = show("sql", query=query)
-    assert test.text_area[0].value == query
+    assert box(test, "SQL").value == query
     assert query in [code.value for code in test.code]
     for position, token in restricted(two_steps, query).frame.itertuples(index=False):
         assert f'<a href="/token?position={position}">{position}</a>' in html(test)
@@ -90,8 +90,8 @@ def test_a_query_is_run_from_its_link(show: Show, two_steps: Path) -> None:
 
 def test_run_puts_the_query_into_the_address(show: Show) -> None:
     test = show("sql", query="SELECT 1 AS a, 2 AS b FROM range(2)", x="b", y="a")
-    test.text_area[0].input("SELECT 41 + 1 AS answer")
-    test.button[0].click().run()
+    box(test, "SQL").input("SELECT 41 + 1 AS answer")
+    button(test, "Run").click().run()
     assert not test.exception
     assert test.query_params["query"] == "SELECT 41 + 1 AS answer"
     assert "x" not in test.query_params

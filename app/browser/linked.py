@@ -118,7 +118,7 @@ function listen() {
     const href = location.href
     const place = event.key === "Enter" ? "input" : "a"
     if (event.target.closest?.(`[data-testid="stSidebar"] ${place}`))
-      once(() => location.href !== href, focusHeading)
+      once(() => location.href !== href, () => focusHeading())
   }
   document.addEventListener("click", leaving)
   document.addEventListener("keydown", (event) => event.key === "Enter" && leaving(event))
@@ -140,14 +140,15 @@ function goTo(title) {
   heading?.focus({ preventScroll: true })
 }
 
-function focusHeading() {
+// Move the focus to the page's heading. On a busy machine this may be the heading of the page before: when it
+// goes, and the focus with it, the new one gets the focus.
+function focusHeading(until = Date.now() + 30000) {
   shown(() => {
     const heading = document.querySelector("h1")
     heading?.setAttribute("tabindex", "-1")
     heading?.focus({ preventScroll: true })
-    // On a busy machine, what was focused may be the old page's heading: then the new one takes its place.
-    const lost = () => heading?.isConnected === false && document.activeElement === document.body
-    once(lost, focusHeading, Date.now() + 5000)
+    const isLost = () => !heading?.isConnected && document.activeElement === document.body
+    once(isLost, () => focusHeading(until), until)
   })
 }
 
@@ -188,7 +189,7 @@ function sort(heading) {
 
 HUES = f"""
 .linked {{ --raises: {RAISES}; --lowers: {LOWERS}; --amount: {AMOUNT}; }}
-.linked.dark {{ --raises: 90, 155, 225; --lowers: 235, 135, 60; --amount: 165, 145, 225; }}
+.linked.dark {{ --raises: 75, 140, 220; --lowers: 215, 118, 45; --amount: 150, 128, 220; }}
 """
 STYLE = """
 .dark img { filter: brightness(1.5); }

@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 
-from annotate_transformer.app.browser import findings, linked, markup, parts
+from annotate_transformer.app.browser import answers, findings, linked, markup, parts
 from annotate_transformer.app.browser.findings import Finding
 from annotate_transformer.app.present import columns
 
@@ -13,6 +13,7 @@ TITLE, ICON, PLACE = "Findings", "star", 85
 def show() -> None:
     """Show the page."""
     parts.title(TITLE)
+    answers.runs()  # says what is wrong if the store cannot be read
     found = findings.kept()
     if not found:
         raise parts.NothingYet(

@@ -47,8 +47,8 @@ def _numbers(run: int) -> None:
         markup.facts(facts | columns.as_facts(about, columns.without(columns.TOTALS, "worst_closure"))),
         key="facts",
     )
-    if about.status == "running":
-        _watch(run, int(about.tokens))
+    if parts.status_of(about) == "running":
+        _watch(run, int(answers.runs().set_index("run_id").tokens[run]))
 
 
 @st.fragment(run_every=REFRESH)
