@@ -141,7 +141,7 @@ def test_back_returns_to_where_the_page_was_left(page: Any) -> None:
     page.goto("/neuron?run=1&neuron=L3N7")
     title(page, "Neuron")
     main = page.get_by_test_id("stMain")
-    context = page.locator("a.example").nth(5)
+    context = page.locator("a.example").last
     context.scroll_into_view_if_needed()
     left = main.evaluate("e => e.scrollTop")
     assert left > 100
