@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from annotate_transformer.app.present.heat_maps import HeatMap
 from annotate_transformer.store.errors import BadQuestion
 from annotate_transformer.store.whole import whole
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".svg", ".html")
 PAGE = '<!doctype html>\n<meta charset="utf-8">\n<title>{title}</title>\n<img alt="{title}" src="{source}">\n'
+LABEL = 0.03  # share of an axis that the label of a training step takes
 LOWERS, NOTHING, RAISES = "#d95f0e", "#ffffff", "#2171b5"  # the same colours as in the app's charts
 CELL = 0.24  # inches
 SMALLEST = 3.4  # inches: minimum width of the grid of cells, and width of the colour bar
@@ -149,14 +152,29 @@ def _line(shown: Line) -> "Figure":
     errors = [(rows.value - rows.low).to_numpy(), (rows.high - rows.value).to_numpy()]
     has_interval = bool(rows.low.notna().any())
     axes.errorbar(rows.step, rows.value, yerr=errors if has_interval else None, color=RAISES, marker="o")
-    axes.set_xscale("symlog", linthresh=1)
-    axes.set_xticks(rows.step, [f"{step:,}" for step in rows.step], rotation=90)
+    axes.set_xscale("function", functions=(np.log1p, np.expm1))
+    labelled = labelled_steps([*map(int, rows.step)])
+    axes.set_xticks(labelled, [f"{step:,}" for step in labelled], rotation=90)
     axes.minorticks_off()
     axes.set_xlabel("training step")
     axes.set_ylabel(_drawable(shown.value_title))
     axes.set_title(_drawable(shown.title), fontsize=9, loc="left")
     axes.grid(alpha=0.3)
     return figure
+
+
+def labelled_steps(steps: list[int]) -> list[int]:
+    """Return the steps that an axis over log(1 + step) has room to label: the last one, and others before it.
+
+    >>> labelled_steps([0, 1, 2, 140_000, 142_000, 143_000])
+    [0, 1, 2, 143000]
+    """
+    places = np.log1p(sorted(steps))
+    room, found = LABEL * (places[-1] - places[0]), list[int]()
+    for step, place in zip(sorted(steps)[::-1], places[::-1], strict=True):
+        if not found or np.log1p(found[-1]) - place >= room:
+            found.append(step)
+    return found[::-1]
 
 
 def _heat_map(shown: HeatMap) -> "Figure":
