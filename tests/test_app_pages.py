@@ -513,3 +513,16 @@ def test_the_overview_follows_a_running_ingest(show: Show, odd: Path) -> None:
     assert not test.exception
     assert not any(caption.value.startswith("The ingest") for caption in test.caption)
     assert "unfinished" in " ".join(badge.value for badge in test.markdown)
+
+
+def test_a_downloads_name_tells_what_it_has(two_steps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from annotate_transformer.app.browser import VARIABLE, links, parts
+
+    monkeypatch.setenv(VARIABLE, str(two_steps))
+    monkeypatch.setattr(links, "text", {"run": "2", "head": "L3H2"}.get)
+    assert (
+        parts.file_name("Largest effects (logits)")
+        == f"{two_steps.stem}-run-2-head-L3H2-Largest-effects-logits"
+    )
+    monkeypatch.setattr(links, "text", {"run": "../" * 99}.get)
+    assert re.fullmatch(r"[A-Za-z0-9-]{1,120}", parts.file_name("x"))

@@ -20,6 +20,8 @@ from annotate_transformer.store import AnnotateError, NoSuchRun, writer
 from annotate_transformer.store.display import AMOUNT, LOWERS
 from annotate_transformer.store.names import parse, unit_name
 
+OBJECT = ("run", "document", "position", "neuron", "head")  # URL parameters that name a download
+LONGEST_NAME = 120  # maximum number of characters of a download's name
 SECTIONS = 5  # a page with as many sections has an index of them
 # COMPACT: CSS that makes margins smaller, because Streamlit's own margins take a third of a small screen.
 COMPACT = """<style>
@@ -270,8 +272,15 @@ def data(title: str, frames: dict[str, pd.DataFrame]) -> None:
             _data(f"{title} {name}" if len(frames) > 1 else name, frame)
 
 
+def file_name(title: str) -> str:
+    """Return the name of a download without its ending: the store, the object in the URL, and the heading."""
+    object_ = [f"{kind} {value}" for kind in OBJECT if (value := links.text(kind))]
+    whole = " ".join([Path(answers.path().name).stem, *object_, title])
+    return re.sub(r"[^A-Za-z0-9]+", "-", whole).strip("-")[:LONGEST_NAME]
+
+
 def _data(title: str, frame: pd.DataFrame) -> None:
-    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    name = file_name(title)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(title, width="content")
         for kind, write in (("csv", _csv), ("parquet", _parquet)):
