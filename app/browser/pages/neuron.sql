@@ -6,11 +6,12 @@ WHERE run_id = $run ORDER BY mean_abs_effect DESC, layer, neuron LIMIT $limit
 
 -- name: around
 -- The tokens around some positions, in the same documents; the column example says around which.
-SELECT here.position_id AS example, p.position_id, p.token, p.char_start, p.char_end, {its_text}
-FROM base.position here JOIN positions p USING (run_id, document_id) {passage}
-WHERE run_id = $run AND here.position_id IN (SELECT unnest($positions))
-  AND p.position_id BETWEEN here.position_id - $before AND here.position_id + $after
-ORDER BY here.position_id, p.position_id
+SELECT here.example, p.position_id, p.token, p.char_start, p.char_end, {its_text}
+FROM (
+    SELECT position_id AS example, document_id, unnest(range(position_id - $before, position_id + $after + 1)) AS near
+    FROM base.position WHERE run_id = $run AND position_id IN (SELECT unnest($positions))
+) here JOIN positions p ON p.run_id = $run AND p.position_id = here.near AND p.document_id = here.document_id {passage}
+ORDER BY here.example, p.position_id
 
 -- name: is_looked_up
 SELECT count(*) > 0 AS is_looked_up FROM base.next_token_neuron WHERE run_id = $run AND layer = $layer AND neuron = $neuron
