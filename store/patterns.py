@@ -64,7 +64,7 @@ def attention(reading: Reading, head: Head | None, tokens: int) -> pd.DataFrame:
 
 def around(session: Session, unit: Unit, positions: Sequence[int], before: int, after: int) -> pd.DataFrame:
     """Return a neuron's or head's values at some positions and the tokens around them, a row per token."""
-    ends = Question(session, "window_ends", unit.run, {"positions": [*positions], "after": after}).ask()
+    ends = Question(session, "window_ends", unit.run, {"position_ids": [*positions], "after": after}).ask()
     about, rows = session.about(unit.run), list[dict[str, Any]]()
     with session.connection() as con:
         read = contexts(con, [int(last) for last in ends["last"]])

@@ -487,7 +487,7 @@ ORDER BY p.position_id
 -- The last position of each position's window that is at most $after tokens later, and its next token.
 SELECT here.position_id, max(p.position_id) AS last, arg_max(p.next_token_id, p.position_id) AS next_token_id
 FROM base.position here JOIN base.position p USING (run_id, document_id, window_id)
-WHERE run_id = $run AND here.position_id IN (SELECT unnest($positions))
+WHERE run_id = $run AND here.position_id IN (SELECT unnest($position_ids))
   AND p.position_id BETWEEN here.position_id AND here.position_id + $after
 GROUP BY here.position_id ORDER BY here.position_id
 

@@ -369,7 +369,9 @@ def test_from_a_token_to_what_a_head_takes_from_its_neuron(page: Any) -> None:
     page.locator("tr", has_text="Lacey").get_by_text("●+0.78").click()
     page.wait_for_url("**prompt=4&head=L1H3")
     browser.quiet(page)
-    browser.playwright.expect(page.get_by_text("Prompts with and without L1H3")).to_be_visible()
+    browser.playwright.expect(
+        page.get_by_role("heading", name="Prompts with and without L1H3")
+    ).to_be_visible()
     browser.playwright.expect(page.locator(".cell.here")).to_be_in_viewport()
     page.get_by_role("link", name="the neuron's own page").click()
     browser.title(page, f"Neuron {CHOSEN}")
